@@ -1,0 +1,1 @@
+//! Builds OCI images for inference.
