@@ -1,8 +1,10 @@
 //! Images as values: [`Image`], [`Layer`], [`Descriptor`], and [`Blobs`], where their bytes are.
 
+mod assemble;
 mod config;
 mod descriptor;
 
+pub use assemble::{ImageParts, LayerWithHistory, timestamp};
 pub use config::{ContainerConfig, History, ImageConfig, RootFs};
 pub use descriptor::{Descriptor, Index, Manifest, MediaType, PlatformFields, media_type};
 

@@ -1,7 +1,9 @@
 //! The one merged file system of an image: every entry knows where it came from, why it is there and in which layer it goes.
 
+mod layout;
 mod path;
 
+pub use layout::{LayoutError, Provenance};
 pub use path::{ImagePath, ImagePathError};
 
 use std::collections::BTreeMap;
