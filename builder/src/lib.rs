@@ -4,7 +4,9 @@
 //! `docs/ARCHITECTURE.md` names each stage and what it gives the next one.
 
 pub mod digest;
+pub mod elf;
 pub mod image;
+pub mod link;
 pub mod platform;
 pub mod progress;
 pub mod reference;

@@ -1,0 +1,91 @@
+//! Bounds-checked reading of a file through its loadable segments.
+
+use std::str;
+
+use object::endian::Endianness;
+use object::pod::{self, Pod};
+
+use super::error::ElfError;
+
+/// The file's bytes and where its segments put them in memory.
+pub(super) struct Image<'data> {
+    pub(super) data: &'data [u8],
+    pub(super) endian: Endianness,
+    pub(super) segments: Vec<Segment>,
+}
+
+/// A `PT_LOAD` segment, all in bytes. The range in the file has been checked against the file's length.
+pub(super) struct Segment {
+    pub(super) address: u64,
+    pub(super) offset: usize,
+    pub(super) file_size: usize,
+}
+
+impl<'data> Image<'data> {
+    /// Everything that the file maps from an address to the end of its segment, at least `expected` bytes.
+    pub(super) fn from_address(&self, table: &'static str, address: u64, expected: u64) -> Result<&'data [u8], ElfError> {
+        let rest = self.segments.iter().find_map(|segment| {
+            let within = usize::try_from(address.checked_sub(segment.address)?).ok()?;
+            let bytes = self.data.get(segment.offset..)?.get(..segment.file_size)?;
+            bytes.get(within..).filter(|rest| !rest.is_empty())
+        });
+        let rest = rest.unwrap_or(&[]);
+        if (rest.len() as u64) < expected {
+            return Err(ElfError::TableOutside { table, address, expected, found: rest.len() as u64 });
+        }
+        Ok(rest)
+    }
+
+    /// Exactly `bytes` bytes at an address, as an offset into the file.
+    pub(super) fn range(&self, table: &'static str, address: u64, bytes: u64) -> Result<std::ops::Range<usize>, ElfError> {
+        let rest = self.from_address(table, address, bytes)?;
+        let start = rest.as_ptr() as usize - self.data.as_ptr() as usize;
+        Ok(start..start + bytes as usize)
+    }
+
+    /// `count` records of one type at an address.
+    pub(super) fn records<T: Pod>(&self, table: &'static str, address: u64, count: u64) -> Result<&'data [T], ElfError> {
+        let expected = count.saturating_mul(size_of::<T>() as u64);
+        let bytes = self.from_address(table, address, expected)?;
+        let outside = || ElfError::TableOutside { table, address, expected, found: bytes.len() as u64 };
+        let count = usize::try_from(count).map_err(|_| outside())?;
+        pod::slice_from_bytes(bytes, count).map(|(records, _)| records).map_err(|()| outside())
+    }
+
+    /// One record at an offset into a table.
+    pub(super) fn record<'a, T: Pod>(&self, table: &'static str, address: u64, bytes: &'a [u8], at: usize) -> Result<&'a T, ElfError> {
+        let rest = bytes.get(at..).unwrap_or(&[]);
+        pod::from_bytes(rest).map(|(record, _)| record).map_err(|()| ElfError::TableOutside {
+            table,
+            address: address.saturating_add(at as u64),
+            expected: size_of::<T>() as u64,
+            found: rest.len() as u64,
+        })
+    }
+}
+
+/// The dynamic string table.
+pub(super) struct Strings<'data> {
+    pub(super) bytes: &'data [u8],
+}
+
+impl<'data> Strings<'data> {
+    /// The string that starts at an offset, up to its terminating zero.
+    pub(super) fn name(&self, table: &'static str, offset: u64) -> Result<&'data [u8], ElfError> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset..)).filter(|rest| !rest.is_empty());
+        let rest = rest.ok_or(ElfError::NameOutside { table, offset, bytes: self.bytes.len() as u64 })?;
+        Ok(until_zero(rest))
+    }
+
+    /// The same, as text.
+    pub(super) fn text(&self, table: &'static str, offset: u64) -> Result<&'data str, ElfError> {
+        let name = self.name(table, offset)?;
+        str::from_utf8(name).map_err(|_| ElfError::NotText { table, found: String::from_utf8_lossy(name).into_owned() })
+    }
+}
+
+/// Cuts bytes at the first zero.
+pub(super) fn until_zero(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    &bytes[..end]
+}
