@@ -26,6 +26,15 @@ impl Machine {
         }
     }
 
+    /// The value of `e_machine`.
+    pub fn raw(self) -> u16 {
+        match self {
+            Self::X86_64 => elf::EM_X86_64.0,
+            Self::Aarch64 => elf::EM_AARCH64.0,
+            Self::Other(raw) => raw,
+        }
+    }
+
     /// The relocation type that copies a variable out of a library into the executable, where it is known.
     pub(super) fn copy_relocation(self) -> Option<u32> {
         match self {

@@ -54,8 +54,8 @@ pub(crate) fn onnxruntime() -> PathBuf {
 
 /// A small library of another machine.
 pub(crate) fn foreign(machine: &str) -> PathBuf {
-    let member = format!("markupsafe/_speedups.cpython-311-{machine}-linux-gnu.so");
-    from_wheel("MarkupSafe-3.0.2", &format!("manylinux2014_{machine}"), &member)
+    let member = format!("_cffi_backend.cpython-311-{machine}-linux-gnu.so");
+    from_wheel("cffi-2.1.1", &format!("manylinux2014_{machine}"), &member)
 }
 
 /// A symbol as the judges name it: name, version, whether hidden, binding.
@@ -80,7 +80,8 @@ fn exports(symbols: &SymbolTable) -> BTreeSet<Named> {
     symbols
         .exports()
         .map(|export| {
-            let version = export.version.unwrap_or("");
+            // The symbol that stands for a version itself is listed without it.
+            let version = export.version.filter(|version| version.as_bytes() != export.name).unwrap_or("");
             (name(export.name), version.into(), export.is_hidden && !version.is_empty(), binding(export.binding))
         })
         .collect()

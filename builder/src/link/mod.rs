@@ -9,7 +9,8 @@
 //! 3. [`prove`] turns the closure into a [`LinkProof`], or into the list of everything that the loader would stumble over.
 //!
 //! The rules are those of glibc 2.36: search order, matching of names and versions, scopes of executables and of opened
-//! libraries. Not modelled: `ld.so.cache`, `glibc-hwcaps` directories, `LD_PRELOAD`, auditing, filters (`DT_FILTER`).
+//! libraries. Not modelled: `ld.so.cache`, directories for processor variants (`glibc-hwcaps`, `tls`), `LD_PRELOAD`,
+//! auditing, filters (`DT_FILTER`).
 
 mod bind;
 mod closure;

@@ -50,12 +50,11 @@ impl<'root> Files<'root> {
         let machine = self.root.machine();
         let outcome = self.read.entry(file.clone()).or_insert_with(|| match examine(disk) {
             Err(error) => Outcome::Broken(Arc::new(error)),
-            Ok(identity) if identity.class != Class::Elf64 => Outcome::OtherMachine(identity.to_string()),
-            Ok(identity) if identity.machine != machine && identity.byte_order == ByteOrder::Little => Outcome::OtherMachine(identity.to_string()),
+            Ok(identity) if !concerns(identity, machine) => Outcome::OtherMachine(identity.to_string()),
+            Ok(identity) if identity.byte_order == ByteOrder::Big => {
+                Outcome::Broken(Arc::new(ElfError::Header { field: "EI_DATA", found: 2, expected: "1 (little-endian)" }))
+            }
             Ok(_) => match ElfObject::load(disk) {
-                Ok(object) if object.byte_order == ByteOrder::Big => {
-                    Outcome::Broken(Arc::new(ElfError::Header { field: "EI_DATA", found: 2, expected: "1 (little-endian)" }))
-                }
                 Ok(object) => Outcome::Object(Arc::new(object)),
                 Err(error) => Outcome::Broken(Arc::new(error)),
             },
@@ -142,6 +141,15 @@ impl<'root> Files<'root> {
         expanded.push_str(rest);
         expanded
     }
+}
+
+/// Whether a loader looks any further into a file. It compares the machine before it minds the order of bytes.
+fn concerns(identity: Identity, machine: Machine) -> bool {
+    let as_little_endian = match identity.byte_order {
+        ByteOrder::Little => identity.machine.raw(),
+        ByteOrder::Big => identity.machine.raw().swap_bytes(),
+    };
+    identity.class == Class::Elf64 && as_little_endian == machine.raw()
 }
 
 /// Reads enough of a file to tell whether the loader would look any further into it.

@@ -79,7 +79,7 @@ fn a_missing_version_is_named_with_the_highest_there_is() {
 #[test]
 fn a_newer_glibc_is_asked_for() {
     let bench = Bench::new();
-    let app = bench.program("app", "#include <math.h>\nint main(int c, char **v) { return pow(c, 2) > 9; }", &["-lm", "-fno-builtin"]);
+    let app = bench.program("app", "#include <math.h>\nint main(int c, char **v) { return pow(c, 2) > 9; }", &["-lm", "-fno-builtin", "-Wl,-s"]);
     bench.links("app", &[]);
     replace(&app, b"GLIBC_2.29\0", b"GLIBC_2.99\0", 1);
     replace(&app, &version_hash("GLIBC_2.29"), &version_hash("GLIBC_2.99"), 1);
@@ -213,7 +213,7 @@ fn files_of_other_machines_are_passed_over_and_damaged_ones_are_not() {
     for (data, links, loader_says, we_say) in [
         (other_machine, true, "", ""),
         (fs::read(foreign("aarch64")).unwrap(), true, "", ""),
-        (fs::read(foreign("s390x")).unwrap(), false, "not little-endian", "EI_DATA is 2"),
+        (fs::read(foreign("s390x")).unwrap(), true, "", ""),
         (other_class, true, "", ""),
         (other_order, false, "not little-endian", "EI_DATA is 2"),
         (Vec::new(), false, "file too short", "the file is empty"),

@@ -128,7 +128,8 @@ fn injected_libraries_stand_in_for_the_hosts() {
     bench.library("libcuda.so.1", "int cuInit(void) { return 0; }", &["-nostdlib"]);
     bench.fails("app", &[], "undefined symbol: cuDeviceGet", "`cuDeviceGet`");
     // Nothing wants the driver: its symbols are not lent to others.
-    bench.program("app", source, &["-Wl,--unresolved-symbols=ignore-all"]);
+    bench.library("libuser.so.1", "extern int cuInit(void), cuDeviceGet(void); int use(void) { return cuInit() + cuDeviceGet(); }", &["-nostdlib"]);
+    bench.program("app", "extern int use(void); int main(void) { return use(); }", &[RUNPATH, "-l:libuser.so.1"]);
     let errors = verdict(&["cu*"]).unwrap_err();
     assert_eq!(errors.len(), 2, "{errors:?}");
     bench.fails("app", &[], "undefined symbol: cu", "`cuInit`");
