@@ -102,7 +102,7 @@ fn programs_and_libraries_of_this_machine_get_the_loaders_verdict() {
     let most = std::env::var("IMGBUILD_TEST_SYSTEM_FILES").ok().and_then(|most| most.parse().ok()).unwrap_or(40);
     let mut root = host();
     let files = system_files(most);
-    for directory in ["/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu"] {
+    for directory in ["/usr/bin", "/usr/sbin", "/usr/lib", "/etc/alternatives"] {
         add_tree(&mut root, Path::new(directory));
     }
     for link in ["/bin", "/sbin"] {
