@@ -142,12 +142,20 @@ impl Identity {
         let class = match elf::FileClass(head[4]) {
             elf::ELFCLASS32 => Class::Elf32,
             elf::ELFCLASS64 => Class::Elf64,
-            other => return Err(ElfError::Header { field: "EI_CLASS", found: other.0.into(), expected: "1 (32-bit) or 2 (64-bit)" }),
+            other => {
+                return Err(ElfError::Header { field: "EI_CLASS", found: other.0.into(), expected: "1 (32-bit) or 2 (64-bit)" });
+            }
         };
         let (byte_order, number): (_, fn([u8; 2]) -> u16) = match elf::DataEncoding(head[5]) {
             elf::ELFDATA2LSB => (ByteOrder::Little, u16::from_le_bytes),
             elf::ELFDATA2MSB => (ByteOrder::Big, u16::from_be_bytes),
-            other => return Err(ElfError::Header { field: "EI_DATA", found: other.0.into(), expected: "1 (little-endian) or 2 (big-endian)" }),
+            other => {
+                return Err(ElfError::Header {
+                    field: "EI_DATA",
+                    found: other.0.into(),
+                    expected: "1 (little-endian) or 2 (big-endian)",
+                });
+            }
         };
         if elf::FileVersion(head[6]) != elf::EV_CURRENT {
             return Err(ElfError::Header { field: "EI_VERSION", found: head[6].into(), expected: "1" });

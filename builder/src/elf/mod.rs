@@ -15,6 +15,7 @@ mod object;
 mod read;
 mod symbols;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 pub(crate) mod tests;
 mod versions;
 

@@ -106,7 +106,10 @@ impl ElfObject {
         // A FIFO would block on opening, so the kind is looked at first.
         let found = fs::metadata(path).map_err(unreadable)?.file_type();
         if !found.is_file() {
-            return Err(ElfError::NotRegular { path: path.to_owned(), found: if found.is_dir() { "a directory" } else { "a special file" } });
+            return Err(ElfError::NotRegular {
+                path: path.to_owned(),
+                found: if found.is_dir() { "a directory" } else { "a special file" },
+            });
         }
         let file = File::open(path).map_err(unreadable)?;
         if file.metadata().map_err(unreadable)?.len() == 0 {
@@ -162,7 +165,13 @@ fn parse_class<Elf: FileHeader<Endian = Endianness>>(data: &[u8], identity: Iden
     let kind = match header.e_type(endian) {
         elf::ET_EXEC => Kind::Executable,
         elf::ET_DYN => Kind::Shared,
-        other => return Err(ElfError::Header { field: "e_type", found: other.0.into(), expected: "2 (executable) or 3 (shared object)" }),
+        other => {
+            return Err(ElfError::Header {
+                field: "e_type",
+                found: other.0.into(),
+                expected: "2 (executable) or 3 (shared object)",
+            });
+        }
     };
     if usize::from(header.e_phentsize(endian)) != size_of::<Elf::ProgramHeader>() {
         let found = header.e_phentsize(endian).into();
@@ -178,7 +187,11 @@ fn parse_class<Elf: FileHeader<Endian = Endianness>>(data: &[u8], identity: Iden
             if end > bytes {
                 return Err(ElfError::SegmentTruncated { index, end, bytes });
             }
-            image.segments.push(Segment { address: segment.p_vaddr(endian).into(), offset: offset as usize, file_size: file_size as usize });
+            image.segments.push(Segment {
+                address: segment.p_vaddr(endian).into(),
+                offset: offset as usize,
+                file_size: file_size as usize,
+            });
         }
     }
     if image.segments.is_empty() {
@@ -211,7 +224,11 @@ fn find<P: ProgramHeader<Endian = Endianness>>(headers: &[P], endian: Endianness
     headers.iter().find(|segment| segment.p_type(endian) == wanted)
 }
 
-fn interpreter<P: ProgramHeader<Endian = Endianness>>(headers: &[P], endian: Endianness, data: &[u8]) -> Result<Option<String>, ElfError> {
+fn interpreter<P: ProgramHeader<Endian = Endianness>>(
+    headers: &[P],
+    endian: Endianness,
+    data: &[u8],
+) -> Result<Option<String>, ElfError> {
     let Some(segment) = find(headers, endian, elf::PT_INTERP) else { return Ok(None) };
     let (offset, expected) = segment.file_range(endian);
     let table = "PT_INTERP";
@@ -221,11 +238,15 @@ fn interpreter<P: ProgramHeader<Endian = Endianness>>(headers: &[P], endian: End
         expected,
         found: (data.len() as u64).saturating_sub(offset),
     })?;
-    Strings { bytes }.text(table, 0).map(|path| Some(path.to_owned()))
+    Strings::new(bytes).text(table, 0).map(Some)
 }
 
 /// The build id, for information alone: notes that make no sense are passed over.
-fn build_id<Elf: FileHeader<Endian = Endianness>>(headers: &[Elf::ProgramHeader], endian: Endianness, data: &[u8]) -> Option<Vec<u8>> {
+fn build_id<Elf: FileHeader<Endian = Endianness>>(
+    headers: &[Elf::ProgramHeader],
+    endian: Endianness,
+    data: &[u8],
+) -> Option<Vec<u8>> {
     headers.iter().find_map(|segment| {
         let mut notes = segment.notes(endian, data).ok()??;
         while let Ok(Some(note)) = notes.next() {
@@ -283,10 +304,10 @@ fn dynamic<Elf: FileHeader<Endian = Endianness>>(
         Some(address) => image.range("DT_STRTAB", address, tags.with(elf::DT_STRSZ, "DT_STRSZ", "DT_STRTAB")?)?,
         None => 0..0,
     };
-    let strings = Strings { bytes: &image.data[names.clone()] };
-    let text = |tag, table| tags.get(tag).map(|offset| strings.text(table, offset).map(str::to_owned)).transpose();
+    let strings = Strings::new(&image.data[names.clone()]);
+    let text = |tag, table| tags.get(tag).map(|offset| strings.text(table, offset)).transpose();
     let directories = |list: String| -> Vec<String> { list.split(':').map(str::to_owned).collect() };
-    let needed = tags.needed.iter().map(|&offset| strings.text("DT_NEEDED", offset).map(str::to_owned)).collect::<Result<_, _>>()?;
+    let needed = tags.needed.iter().map(|&offset| strings.text("DT_NEEDED", offset)).collect::<Result<_, _>>()?;
     let version_definitions = match tags.get(elf::DT_VERDEF) {
         Some(address) => versions::definitions(image, address, &strings)?,
         None => Vec::new(),
@@ -346,8 +367,8 @@ fn symbols<Elf: FileHeader<Endian = Endianness>>(
     table.entries = Vec::with_capacity(entries.len());
     for (index, symbol) in entries.iter().enumerate() {
         let name = symbol.st_name(endian);
-        if name as usize >= strings.bytes.len().max(1) {
-            return Err(ElfError::NameOutside { table: "DT_SYMTAB", offset: name.into(), bytes: strings.bytes.len() as u64 });
+        if name as usize >= strings.len().max(1) {
+            return Err(ElfError::NameOutside { table: "DT_SYMTAB", offset: name.into(), bytes: strings.len() as u64 });
         }
         table.entries.push(Entry {
             name,
@@ -357,7 +378,8 @@ fn symbols<Elf: FileHeader<Endian = Endianness>>(
         });
     }
     for use_ in uses {
-        table.entries[use_.symbol as usize].flags |= if use_.is_copy { Entry::REFERENCED | Entry::COPIED } else { Entry::REFERENCED };
+        table.entries[use_.symbol as usize].flags |=
+            if use_.is_copy { Entry::REFERENCED | Entry::COPIED } else { Entry::REFERENCED };
     }
     Ok(table)
 }
@@ -373,10 +395,8 @@ fn flags<S: Sym<Endian = Endianness>>(symbol: &S, endian: Endianness) -> u8 {
     flags |= Entry::DEFINED;
     let kind = symbol.st_type();
     let has_place = symbol.st_value(endian).into() != 0 || section == elf::SHN_ABS || kind == elf::STT_TLS;
-    let is_kind = matches!(
-        kind,
-        elf::STT_NOTYPE | elf::STT_OBJECT | elf::STT_FUNC | elf::STT_COMMON | elf::STT_TLS | elf::STT_GNU_IFUNC
-    );
+    let is_kind =
+        matches!(kind, elf::STT_NOTYPE | elf::STT_OBJECT | elf::STT_FUNC | elf::STT_COMMON | elf::STT_TLS | elf::STT_GNU_IFUNC);
     let binds = matches!(symbol.st_bind(), elf::STB_GLOBAL | elf::STB_WEAK | elf::STB_GNU_UNIQUE);
     if has_place && is_kind && binds && !internal {
         flags |= Entry::PROVIDES;
@@ -405,7 +425,12 @@ fn gnu_hash<Elf: FileHeader<Endian = Endianness>>(image: &Image<'_>, address: u6
         return Err(ElfError::TableOutside { table: TABLE, address, expected: 16, found: 0 });
     };
     if !filter_count.is_power_of_two() {
-        return Err(ElfError::Table { table: TABLE, field: "filter size", found: filter_count.into(), expected: "a power of two" });
+        return Err(ElfError::Table {
+            table: TABLE,
+            field: "filter size",
+            found: filter_count.into(),
+            expected: "a power of two",
+        });
     }
     let word_bytes = size_of::<Elf::Word>() as u64;
     let filter_at = address.saturating_add(16);
@@ -418,12 +443,12 @@ fn gnu_hash<Elf: FileHeader<Endian = Endianness>>(image: &Image<'_>, address: u6
     let mut count = symbol_offset;
     let mut chains = Vec::new();
     if let Some(&last) = buckets.iter().max().filter(|&&last| last >= symbol_offset && last != 0) {
-        let rest = image.from_address(TABLE, chains_at, 4)?;
+        let rest = image.bytes_at(TABLE, chains_at, 4)?;
         let entries = rest.chunks_exact(4).map(|word| number(word, image.endian) as u32);
         let from_last = entries.clone().skip((last - symbol_offset) as usize);
         let length = from_last.take_while(|entry| entry & 1 == 0).count() as u64 + 1;
         let wanted = u64::from(last - symbol_offset) + length;
-        count = symbol_offset.checked_add(u32::try_from(wanted).unwrap_or(u32::MAX)).unwrap_or(u32::MAX);
+        count = symbol_offset.saturating_add(u32::try_from(wanted).unwrap_or(u32::MAX));
         chains = words(image, TABLE, chains_at, wanted)?;
     }
     let table = GnuHash { symbol_offset, shift, word_bits: 8 * word_bytes as u32, filter, buckets, chains };
@@ -473,7 +498,10 @@ fn uses<Elf: FileHeader<Endian = Endianness>>(
     if let Some(address) = tags.get(elf::DT_RELA) {
         let bytes = tags.with(elf::DT_RELASZ, "DT_RELASZ", "DT_RELA")?;
         let relative = tags.get(elf::DT_RELACOUNT).unwrap_or(0);
-        each::<Elf::Rela>(image, "DT_RELA", address, bytes, relative)?.iter().map(rela).for_each(|(symbol, kind)| add(symbol, kind));
+        each::<Elf::Rela>(image, "DT_RELA", address, bytes, relative)?
+            .iter()
+            .map(rela)
+            .for_each(|(symbol, kind)| add(symbol, kind));
     }
     if let Some(address) = tags.get(elf::DT_REL) {
         let bytes = tags.with(elf::DT_RELSZ, "DT_RELSZ", "DT_REL")?;
@@ -485,14 +513,23 @@ fn uses<Elf: FileHeader<Endian = Endianness>>(
         if tags.get(elf::DT_PLTREL) == Some(elf::DT_REL.0 as u64) {
             each::<Elf::Rel>(image, "DT_JMPREL", address, bytes, 0)?.iter().map(rel).for_each(|(symbol, kind)| add(symbol, kind));
         } else {
-            each::<Elf::Rela>(image, "DT_JMPREL", address, bytes, 0)?.iter().map(rela).for_each(|(symbol, kind)| add(symbol, kind));
+            each::<Elf::Rela>(image, "DT_JMPREL", address, bytes, 0)?
+                .iter()
+                .map(rela)
+                .for_each(|(symbol, kind)| add(symbol, kind));
         }
     }
     Ok(found)
 }
 
 /// The relocations of one table, without the relative ones that the linker sorted to its head.
-fn each<'data, T: Pod>(image: &Image<'data>, table: &'static str, address: u64, bytes: u64, relative: u64) -> Result<&'data [T], ElfError> {
+fn each<'data, T: Pod>(
+    image: &Image<'data>,
+    table: &'static str,
+    address: u64,
+    bytes: u64,
+    relative: u64,
+) -> Result<&'data [T], ElfError> {
     if bytes == 0 {
         return Ok(&[]);
     }

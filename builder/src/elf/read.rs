@@ -1,5 +1,6 @@
 //! Bounds-checked reading of a file through its loadable segments.
 
+use std::cell::Cell;
 use std::str;
 
 use object::endian::Endianness;
@@ -23,7 +24,7 @@ pub(super) struct Segment {
 
 impl<'data> Image<'data> {
     /// Everything that the file maps from an address to the end of its segment, at least `expected` bytes.
-    pub(super) fn from_address(&self, table: &'static str, address: u64, expected: u64) -> Result<&'data [u8], ElfError> {
+    pub(super) fn bytes_at(&self, table: &'static str, address: u64, expected: u64) -> Result<&'data [u8], ElfError> {
         let rest = self.segments.iter().find_map(|segment| {
             let within = usize::try_from(address.checked_sub(segment.address)?).ok()?;
             let bytes = self.data.get(segment.offset..)?.get(..segment.file_size)?;
@@ -38,7 +39,7 @@ impl<'data> Image<'data> {
 
     /// Exactly `bytes` bytes at an address, as an offset into the file.
     pub(super) fn range(&self, table: &'static str, address: u64, bytes: u64) -> Result<std::ops::Range<usize>, ElfError> {
-        let rest = self.from_address(table, address, bytes)?;
+        let rest = self.bytes_at(table, address, bytes)?;
         let start = rest.as_ptr() as usize - self.data.as_ptr() as usize;
         Ok(start..start + bytes as usize)
     }
@@ -46,14 +47,20 @@ impl<'data> Image<'data> {
     /// `count` records of one type at an address.
     pub(super) fn records<T: Pod>(&self, table: &'static str, address: u64, count: u64) -> Result<&'data [T], ElfError> {
         let expected = count.saturating_mul(size_of::<T>() as u64);
-        let bytes = self.from_address(table, address, expected)?;
+        let bytes = self.bytes_at(table, address, expected)?;
         let outside = || ElfError::TableOutside { table, address, expected, found: bytes.len() as u64 };
         let count = usize::try_from(count).map_err(|_| outside())?;
         pod::slice_from_bytes(bytes, count).map(|(records, _)| records).map_err(|()| outside())
     }
 
     /// One record at an offset into a table.
-    pub(super) fn record<'a, T: Pod>(&self, table: &'static str, address: u64, bytes: &'a [u8], at: usize) -> Result<&'a T, ElfError> {
+    pub(super) fn record<'a, T: Pod>(
+        &self,
+        table: &'static str,
+        address: u64,
+        bytes: &'a [u8],
+        at: usize,
+    ) -> Result<&'a T, ElfError> {
         let rest = bytes.get(at..).unwrap_or(&[]);
         pod::from_bytes(rest).map(|(record, _)| record).map_err(|()| ElfError::TableOutside {
             table,
@@ -66,21 +73,37 @@ impl<'data> Image<'data> {
 
 /// The dynamic string table.
 pub(super) struct Strings<'data> {
-    pub(super) bytes: &'data [u8],
+    bytes: &'data [u8],
+    /// Bytes of text that may still be copied out of it. A hostile file can name one long string any number of times.
+    left: Cell<usize>,
 }
 
 impl<'data> Strings<'data> {
-    /// The string that starts at an offset, up to its terminating zero.
-    pub(super) fn name(&self, table: &'static str, offset: u64) -> Result<&'data [u8], ElfError> {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset..)).filter(|rest| !rest.is_empty());
-        let rest = rest.ok_or(ElfError::NameOutside { table, offset, bytes: self.bytes.len() as u64 })?;
-        Ok(until_zero(rest))
+    /// All file, version and directory names of any honest file, many times over.
+    const MOST_TEXT: usize = 16 << 20;
+
+    pub(super) fn new(bytes: &'data [u8]) -> Self {
+        Self { bytes, left: Cell::new(Self::MOST_TEXT) }
     }
 
-    /// The same, as text.
-    pub(super) fn text(&self, table: &'static str, offset: u64) -> Result<&'data str, ElfError> {
-        let name = self.name(table, offset)?;
-        str::from_utf8(name).map_err(|_| ElfError::NotText { table, found: String::from_utf8_lossy(name).into_owned() })
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The text that starts at an offset, up to its terminating zero.
+    pub(super) fn text(&self, table: &'static str, offset: u64) -> Result<String, ElfError> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset..)).filter(|rest| !rest.is_empty());
+        let rest = rest.ok_or(ElfError::NameOutside { table, offset, bytes: self.bytes.len() as u64 })?;
+        let name = until_zero(rest);
+        let Some(left) = self.left.get().checked_sub(name.len()) else {
+            let expected = "at most 16 MiB";
+            return Err(ElfError::Table { table, field: "text in all", found: (Self::MOST_TEXT + name.len() - self.left.get()) as u64, expected });
+        };
+        self.left.set(left);
+        match str::from_utf8(name) {
+            Ok(text) => Ok(text.to_owned()),
+            Err(_) => Err(ElfError::NotText { table, found: String::from_utf8_lossy(&name[..name.len().min(256)]).into_owned() }),
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use super::*;
 
 /// Runs a command and returns what it printed.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).env("LC_ALL", "C").output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output =
+        Command::new(program).args(arguments).env("LC_ALL", "C").output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -39,7 +40,10 @@ fn from_wheel(package: &str, platform: &str, member: &str) -> PathBuf {
         let mut arguments = vec!["-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.11"];
         arguments.extend(["--platform", platform, "-d", folder_text, &pinned]);
         output("python3", &arguments);
-        let wheel = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some_and(|end| end == "whl"));
+        let wheel = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.extension().is_some_and(|end| end == "whl"));
         let mut archive = zip::ZipArchive::new(fs::File::open(wheel.unwrap()).unwrap()).unwrap();
         let partial = target.with_extension("partial");
         std::io::copy(&mut archive.by_name(member).unwrap(), &mut fs::File::create(&partial).unwrap()).unwrap();
@@ -72,7 +76,11 @@ fn binding(binding: Binding) -> &'static str {
 
 fn imports(symbols: &SymbolTable) -> BTreeSet<Named> {
     let undefined = symbols.imports().filter(|import| !import.is_copied);
-    undefined.map(|import| (import.text().into(), import.version.map_or("", |version| version.name).into(), true, binding(import.binding))).collect()
+    undefined
+        .map(|import| {
+            (import.text().into(), import.version.map_or("", |version| version.name).into(), true, binding(import.binding))
+        })
+        .collect()
 }
 
 fn exports(symbols: &SymbolTable) -> BTreeSet<Named> {
@@ -102,7 +110,9 @@ fn readelf_symbols(path: &str) -> (BTreeSet<Named>, BTreeSet<Named>) {
         let symbol = (name.to_owned(), version.trim_start_matches('@').to_owned(), is_hidden, bind);
         if section == "UND" {
             undefined.insert((symbol.0, symbol.1, true, bind));
-        } else if !matches!(kind, "SECTION" | "FILE") && (kind == "TLS" || section == "ABS" || value.trim_start_matches('0') != "") {
+        } else if !matches!(kind, "SECTION" | "FILE")
+            && (kind == "TLS" || section == "ABS" || value.contains(|digit| digit != '0'))
+        {
             // A copied variable shows the version it wants, which is not one that it hides.
             let wants = words.get(8).is_some();
             defined.insert((symbol.0, symbol.1, is_hidden && !wants, bind));
@@ -146,7 +156,9 @@ fn compare_with_binutils(path: &Path) {
     assert_eq!(dynamic.rpath.join(":"), readelf_dynamic(text, "RPATH").join(":"), "{text}");
     assert_eq!(dynamic.runpath.as_ref().map(|list| list.join(":")), readelf_dynamic(text, "RUNPATH").pop(), "{text}");
     let (undefined, defined) = readelf_symbols(text);
-    let difference = |ours: &BTreeSet<Named>, theirs: &BTreeSet<Named>| -> Vec<Named> { ours.symmetric_difference(theirs).take(10).cloned().collect() };
+    let difference = |ours: &BTreeSet<Named>, theirs: &BTreeSet<Named>| -> Vec<Named> {
+        ours.symmetric_difference(theirs).take(10).cloned().collect()
+    };
     assert_eq!(difference(&imports(&dynamic.symbols), &undefined), [], "{text}");
     assert_eq!(difference(&exports(&dynamic.symbols), &defined), [], "{text}");
     let (needs, definitions) = readelf_versions(text);
@@ -178,7 +190,9 @@ fn compare_with_binutils(path: &Path) {
 #[test]
 fn reads_system_libraries_as_binutils_do() {
     let directory = Path::new("/lib/x86_64-linux-gnu");
-    for name in ["libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libgcc_s.so.1", "libstdc++.so.6", "ld-linux-x86-64.so.2"] {
+    for name in
+        ["libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libgcc_s.so.1", "libstdc++.so.6", "ld-linux-x86-64.so.2"]
+    {
         compare_with_binutils(&directory.join(name));
     }
     compare_with_binutils(Path::new("/bin/ls"));
@@ -197,7 +211,9 @@ fn reads_onnxruntime_as_binutils_do() {
 
 #[test]
 fn reads_other_machines_and_byte_orders() {
-    for (name, machine, order) in [("aarch64", Machine::Aarch64, ByteOrder::Little), ("s390x", Machine::Other(22), ByteOrder::Big)] {
+    for (name, machine, order) in
+        [("aarch64", Machine::Aarch64, ByteOrder::Little), ("s390x", Machine::Other(22), ByteOrder::Big)]
+    {
         let path = foreign(name);
         compare_with_binutils(&path);
         let object = ElfObject::load(&path).unwrap();
@@ -238,12 +254,31 @@ fn reads_every_kind_of_hash_table_and_both_classes() {
         let symbols = &object.dynamic.as_ref().unwrap().symbols;
         assert_eq!(object.class == Class::Elf32, name == "narrow.so");
         let provides = |symbol: &str, version: Option<&str>| {
-            symbols.provides(SymbolName::new(symbol.as_bytes()), version.map(|name| WantedVersion { name, file: None, is_hidden: false }))
+            symbols.provides(
+                SymbolName::new(symbol.as_bytes()),
+                version.map(|name| WantedVersion { name, file: None, is_hidden: false }),
+            )
         };
-        assert!(provides("f", Some("V_1")) && provides("f", Some("V_2")) && provides("f", None) && provides("per_thread", Some("V_1")), "{name}");
-        assert!(!provides("f", Some("V_3")) && !provides("kept", None) && !provides("elsewhere", None) && !provides("strong", None), "{name}");
-        assert_eq!(symbols.versions_of(SymbolName::new(b"f")).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from(["V_1", "V_2"]));
-        assert_eq!(object.dynamic.as_ref().unwrap().has_packed_relocations, name == "relr.so" || readelf_has(&path, "(RELR)"), "{name}");
+        assert!(
+            provides("f", Some("V_1"))
+                && provides("f", Some("V_2"))
+                && provides("f", None)
+                && provides("per_thread", Some("V_1")),
+            "{name}"
+        );
+        assert!(
+            !provides("f", Some("V_3")) && !provides("kept", None) && !provides("elsewhere", None) && !provides("strong", None),
+            "{name}"
+        );
+        assert_eq!(
+            symbols.versions_of(SymbolName::new(b"f")).into_iter().collect::<BTreeSet<_>>(),
+            BTreeSet::from(["V_1", "V_2"])
+        );
+        assert_eq!(
+            object.dynamic.as_ref().unwrap().has_packed_relocations,
+            name == "relr.so" || readelf_has(&path, "(RELR)"),
+            "{name}"
+        );
     }
 }
 
@@ -258,7 +293,14 @@ fn counts_imports_of_a_file_that_exports_nothing() {
     let path = compile(directory.path(), "program", source, &[]);
     compare_with_binutils(&path);
     let object = ElfObject::load(&path).unwrap();
-    let puts = object.dynamic.as_ref().unwrap().symbols.imports().find(|import| import.name == b"puts").map(|import| import.version.unwrap());
+    let puts = object
+        .dynamic
+        .as_ref()
+        .unwrap()
+        .symbols
+        .imports()
+        .find(|import| import.name == b"puts")
+        .map(|import| import.version.unwrap());
     assert_eq!(puts, Some(WantedVersion { name: "GLIBC_2.2.5", file: Some("libc.so.6"), is_hidden: false }));
     assert!(object.dynamic.unwrap().is_executable());
 }
@@ -285,7 +327,9 @@ fn takes_static_programs_and_refuses_what_no_loader_takes() {
     let directory = tempfile::tempdir().unwrap();
     let source = "int main(void) { return 0; }";
     let fixed = ElfObject::load(&compile(directory.path(), "static", source, &["-static"])).unwrap();
-    assert!(fixed.dynamic.is_none() && fixed.interpreter.is_none() && fixed.kind == Kind::Executable && fixed.needed().is_empty());
+    assert!(
+        fixed.dynamic.is_none() && fixed.interpreter.is_none() && fixed.kind == Kind::Executable && fixed.needed().is_empty()
+    );
     let moving = ElfObject::load(&compile(directory.path(), "static-pie", source, &["-static-pie"])).unwrap();
     assert!(moving.dynamic.is_some() && moving.interpreter.is_none() && moving.kind == Kind::Shared);
 
@@ -313,7 +357,8 @@ fn takes_static_programs_and_refuses_what_no_loader_takes() {
 fn exercise(data: &[u8]) {
     let Ok(object) = ElfObject::parse(data) else { return };
     let Some(dynamic) = object.dynamic else { return };
-    let names: Vec<&[u8]> = dynamic.symbols.exports().map(|export| export.name).chain(dynamic.symbols.imports().map(|import| import.name)).collect();
+    let names: Vec<&[u8]> =
+        dynamic.symbols.exports().map(|export| export.name).chain(dynamic.symbols.imports().map(|import| import.name)).collect();
     for name in names.iter().take(64) {
         dynamic.symbols.provides(SymbolName::new(name), None);
         dynamic.symbols.provides(SymbolName::new(name), Some(WantedVersion { name: "V_1", file: None, is_hidden: false }));
@@ -326,8 +371,15 @@ fn subjects() -> &'static [Vec<u8>] {
     SUBJECTS.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
         let build = |name, options: &[&str]| fs::read(versioned(directory.path(), name, options)).unwrap();
-        let small = [build("gnu.so", &["-Wl,-s"]), build("sysv.so", &["-Wl,-s", "-Wl,--hash-style=sysv"]), build("narrow.so", &["-m32", "-nostdlib", "-Wl,-s"])];
-        small.into_iter().chain([fs::read("/lib/x86_64-linux-gnu/libdl.so.2").unwrap(), fs::read(foreign("s390x")).unwrap()]).collect()
+        let small = [
+            build("gnu.so", &["-Wl,-s"]),
+            build("sysv.so", &["-Wl,-s", "-Wl,--hash-style=sysv"]),
+            build("narrow.so", &["-m32", "-nostdlib", "-Wl,-s"]),
+        ];
+        small
+            .into_iter()
+            .chain([fs::read("/lib/x86_64-linux-gnu/libdl.so.2").unwrap(), fs::read(foreign("s390x")).unwrap()])
+            .collect()
     })
 }
 
@@ -373,4 +425,13 @@ fn every_truncation_of_a_library_is_survived() {
     for length in 0..data.len() {
         exercise(&data[..length]);
     }
+}
+
+#[test]
+fn a_string_named_over_and_over_is_refused_before_memory_runs_out() {
+    let bytes = vec![b'a'; 1 << 20];
+    let strings = read::Strings::new(&bytes);
+    assert!((0..16).all(|_| strings.text("DT_NEEDED", 0).is_ok()));
+    let message = strings.text("DT_NEEDED", 0).unwrap_err().to_string();
+    assert_eq!(message, "DT_NEEDED has text in all 17825792, expected at most 16 MiB");
 }

@@ -60,7 +60,7 @@ pub(super) struct IndexedVersion {
 /// Follows the chain of `DT_VERDEF`, as the loader does: by offsets, whatever the count says.
 pub(super) fn definitions(image: &Image<'_>, address: u64, strings: &Strings<'_>) -> Result<Vec<VersionDefinition>, ElfError> {
     const TABLE: &str = "DT_VERDEF";
-    let table = image.from_address(TABLE, address, size_of::<elf::Verdef<Endianness>>() as u64)?;
+    let table = image.bytes_at(TABLE, address, size_of::<elf::Verdef<Endianness>>() as u64)?;
     let endian = image.endian;
     let mut found = Vec::new();
     let mut names = 0;
@@ -72,7 +72,7 @@ pub(super) fn definitions(image: &Image<'_>, address: u64, strings: &Strings<'_>
         let mut aux_at = forward(at, entry.vd_aux.get(endian));
         for _ in 0..entry.vd_cnt.get(endian) {
             let aux: &elf::Verdaux<Endianness> = image.record(TABLE, address, table, aux_at)?;
-            texts.push(strings.text(TABLE, u64::from(aux.vda_name.get(endian)))?.to_owned());
+            texts.push(strings.text(TABLE, u64::from(aux.vda_name.get(endian)))?);
             names += 1;
             check_count(TABLE, names)?;
             match aux.vda_next.get(endian) {
@@ -100,23 +100,28 @@ pub(super) fn definitions(image: &Image<'_>, address: u64, strings: &Strings<'_>
 /// Follows the chain of `DT_VERNEED` in the same way.
 pub(super) fn needs(image: &Image<'_>, address: u64, strings: &Strings<'_>) -> Result<Vec<VersionNeed>, ElfError> {
     const TABLE: &str = "DT_VERNEED";
-    let table = image.from_address(TABLE, address, size_of::<elf::Verneed<Endianness>>() as u64)?;
+    let table = image.bytes_at(TABLE, address, size_of::<elf::Verneed<Endianness>>() as u64)?;
     let endian = image.endian;
     let mut found = Vec::new();
     let mut names = 0;
     let mut at = 0;
     loop {
         let entry: &elf::Verneed<Endianness> = image.record(TABLE, address, table, at)?;
-        let file = strings.text(TABLE, u64::from(entry.vn_file.get(endian)))?.to_owned();
+        let file = strings.text(TABLE, u64::from(entry.vn_file.get(endian)))?;
         let mut versions = Vec::new();
         let mut aux_at = forward(at, entry.vn_aux.get(endian));
         loop {
             let aux: &elf::Vernaux<Endianness> = image.record(TABLE, address, table, aux_at)?;
-            let name = strings.text(TABLE, u64::from(aux.vna_name.get(endian)))?.to_owned();
+            let name = strings.text(TABLE, u64::from(aux.vna_name.get(endian)))?;
             // The loader compares hashes before names, so a wrong hash is a version that nothing provides.
             let hash = aux.vna_hash.get(endian);
             if hash != sysv_hash(name.as_bytes()) {
-                return Err(ElfError::Table { table: TABLE, field: "vna_hash", found: hash.into(), expected: "the hash of its own name" });
+                return Err(ElfError::Table {
+                    table: TABLE,
+                    field: "vna_hash",
+                    found: hash.into(),
+                    expected: "the hash of its own name",
+                });
             }
             let other = aux.vna_other.get(endian).0;
             versions.push(WantedFrom {

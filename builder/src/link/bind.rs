@@ -83,7 +83,9 @@ impl Binder<'_> {
         let mut absent = Absent::new();
         for need in &dynamic.version_needs {
             let count = need.versions.len() as u64;
-            let Some(file) = self.process.named(&need.file, self.objects).filter(|&file| self.process.loaded[file].group <= self.group) else {
+            let Some(file) =
+                self.process.named(&need.file, self.objects).filter(|&file| self.process.loaded[file].group <= self.group)
+            else {
                 if self.is_injected(&need.file) {
                     findings.injected_versions += count;
                 } else if !self.process.unavailable.contains(&need.file) {
@@ -108,7 +110,13 @@ impl Binder<'_> {
                 }
                 absent.insert((&need.file, &version.name));
                 let symbols = symbols_of(dynamic, need, &version.name);
-                findings.fail(LinkError::VersionMissing { object, file, highest: highest_like(&version.name, &defined), version: name, symbols });
+                findings.fail(LinkError::VersionMissing {
+                    object,
+                    file,
+                    highest: highest_like(&version.name, &defined),
+                    version: name,
+                    symbols,
+                });
             }
         }
         absent
@@ -199,7 +207,8 @@ impl Binder<'_> {
         let in_scope: BTreeSet<usize> = scopes.into_iter().flatten().copied().filter(|&candidate| candidate != index).collect();
         let found = in_scope.into_iter().filter_map(|candidate| {
             let versions = self.symbols(candidate)?.symbols.versions_of(name);
-            let shown: Vec<&str> = versions.into_iter().map(|version| if version.is_empty() { "no version" } else { version }).collect();
+            let shown: Vec<&str> =
+                versions.into_iter().map(|version| if version.is_empty() { "no version" } else { version }).collect();
             let path = &self.objects[self.process.loaded[candidate].object].path;
             (!shown.is_empty()).then(|| format!("{} in `{path}`", shown.join(", ")))
         });
@@ -215,14 +224,16 @@ impl Binder<'_> {
 
 /// The referenced symbols that carry a version.
 fn symbols_of(dynamic: &Dynamic, need: &VersionNeed, name: &str) -> Vec<String> {
-    let carries = |import: &Import<'_>| import.version.is_some_and(|version| version.name == name && version.file == Some(&need.file));
+    let carries =
+        |import: &Import<'_>| import.version.is_some_and(|version| version.name == name && version.file == Some(&need.file));
     dynamic.symbols.imports().filter(carries).map(|import| import.text().into_owned()).collect()
 }
 
 /// The highest of the versions that share everything but the number with the wanted one.
 fn highest_like(wanted: &str, defined: &HashSet<&str>) -> Option<String> {
     let (family, _) = split(wanted)?;
-    let numbered = defined.iter().filter_map(|name| split(name).filter(|(own, _)| *own == family).map(|(_, number)| (number, *name)));
+    let numbered =
+        defined.iter().filter_map(|name| split(name).filter(|(own, _)| *own == family).map(|(_, number)| (number, *name)));
     numbered.max().map(|(_, name)| name.to_owned())
 }
 

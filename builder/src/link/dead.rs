@@ -39,7 +39,8 @@ pub(super) fn find(objects: &[LinkObject], edges: &[Edge], processes: &[Process]
             continue;
         }
         let stays = reached(&roots, edges, edge);
-        let exclusive: Vec<&LinkObject> = (0..objects.len()).filter(|index| !stays.contains(index)).map(|index| &objects[index]).collect();
+        let exclusive: Vec<&LinkObject> =
+            (0..objects.len()).filter(|index| !stays.contains(index)).map(|index| &objects[index]).collect();
         let is_droppable = !findings.uses.iter().any(|(user, used)| stays.contains(user) && !stays.contains(used));
         let library = &objects[edge.to];
         found.push(DeadNeed {

@@ -142,7 +142,9 @@ impl LinkError {
             Self::SymbolMissing { expected_from: Some(file), .. } | Self::VersionsStripped { file, .. } => {
                 Some(format!("take the version of `{file}` that the object was built with"))
             }
-            Self::Broken { source, .. } if matches!(**source, ElfError::SegmentTruncated { .. }) => Some("fetch the file again".to_owned()),
+            Self::Broken { source, .. } if matches!(**source, ElfError::SegmentTruncated { .. }) => {
+                Some("fetch the file again".to_owned())
+            }
             _ => None,
         }
     }

@@ -22,6 +22,7 @@ mod request;
 mod root;
 mod search;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 mod tests;
 
 pub use closure::{Closure, LinkObject, Missing, Step};

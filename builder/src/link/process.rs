@@ -85,7 +85,12 @@ pub(super) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(files: Files<'a>, opens: &'a [RuntimeOpen], injected: &'a InjectedList, dropped: &'a [DroppedNeed]) -> Self {
+    pub(super) fn new(
+        files: Files<'a>,
+        opens: &'a [RuntimeOpen],
+        injected: &'a InjectedList,
+        dropped: &'a [DroppedNeed],
+    ) -> Self {
         Self {
             files,
             opens,
@@ -109,7 +114,8 @@ impl<'a> Loader<'a> {
             self.fail(LinkError::EntryPointMissing { path: entry.path.clone(), reason: entry.reason.clone() });
         }
         let elf = self.accept(&entry.path, wanted_by, outcome)?;
-        let mut process = Process { loaded: Vec::new(), scopes: Vec::new(), injected: BTreeSet::new(), unavailable: BTreeSet::new() };
+        let mut process =
+            Process { loaded: Vec::new(), scopes: Vec::new(), injected: BTreeSet::new(), unavailable: BTreeSet::new() };
         let interpreter = elf.interpreter.clone();
         // The kernel gives a program's real path; a library keeps the path by which it was asked for.
         let origin = if interpreter.is_some() { parent(&file) } else { parent(&entry.path) }.to_owned();
@@ -184,7 +190,8 @@ impl<'a> Loader<'a> {
         let elf = Arc::clone(&self.objects[object].elf);
         let mut targets = Vec::with_capacity(elf.needed().len());
         for name in elf.needed() {
-            let is_dropped = self.dropped.iter().any(|dropped| dropped.soname == *name && self.objects[object].is_called(&dropped.object));
+            let is_dropped =
+                self.dropped.iter().any(|dropped| dropped.soname == *name && self.objects[object].is_called(&dropped.object));
             if !is_dropped {
                 targets.push(self.want(process, name, index, Want::Needed, group, defaults));
             }
@@ -215,7 +222,15 @@ impl<'a> Loader<'a> {
     }
 
     /// Finds what a name stands for and loads it if it is new.
-    fn want(&mut self, process: &mut Process, name: &str, from: usize, want: Want<'_>, group: usize, defaults: &[String]) -> Target {
+    fn want(
+        &mut self,
+        process: &mut Process,
+        name: &str,
+        from: usize,
+        want: Want<'_>,
+        group: usize,
+        defaults: &[String],
+    ) -> Target {
         let name = self.files.expand(name, &process.loaded[from].origin);
         let from_object = process.loaded[from].object;
         let needed = match want {
@@ -270,7 +285,15 @@ impl<'a> Loader<'a> {
     }
 
     /// Notes that a library is nowhere.
-    fn miss(&mut self, process: &mut Process, name: String, from: usize, want: Want<'_>, searched: Vec<String>, rejected: Vec<(String, String)>) {
+    fn miss(
+        &mut self,
+        process: &mut Process,
+        name: String,
+        from: usize,
+        want: Want<'_>,
+        searched: Vec<String>,
+        rejected: Vec<(String, String)>,
+    ) {
         let wanted_by = self.objects[from].path.clone();
         let (opened, optional) = match want {
             Want::Needed => (false, false),
@@ -279,7 +302,11 @@ impl<'a> Loader<'a> {
         if !optional {
             process.unavailable.insert(name.clone());
         }
-        match self.missing.iter_mut().find(|missing| missing.name == name && (missing.opened, missing.optional) == (opened, optional)) {
+        match self
+            .missing
+            .iter_mut()
+            .find(|missing| missing.name == name && (missing.opened, missing.optional) == (opened, optional))
+        {
             Some(missing) if missing.wanted_by.contains(&wanted_by) => {}
             Some(missing) => missing.wanted_by.push(wanted_by),
             None => self.missing.push(Missing { name, wanted_by: vec![wanted_by], searched, rejected, opened, optional }),

@@ -143,7 +143,8 @@ mod tests {
         let mut root = LinkRoot::new(Machine::X86_64);
         root.add_symlink("/lib", "usr/lib").add_symlink("lib64", "/lib/x").add_file("./usr/lib/x/liba.so.1.0", "/disk/a");
         root.add_symlink("/usr/lib/x/liba.so.1", "liba.so.1.0").add_symlink("/usr/lib/x/up.so", "../x/../x/./liba.so.1");
-        for path in ["/lib/x/liba.so.1", "/lib64/liba.so.1", "/usr/lib/x/up.so", "//lib/../lib/x/up.so", "/../lib64/liba.so.1.0"] {
+        for path in ["/lib/x/liba.so.1", "/lib64/liba.so.1", "/usr/lib/x/up.so", "//lib/../lib/x/up.so", "/../lib64/liba.so.1.0"]
+        {
             assert_eq!(root.find(path), Some(("/usr/lib/x/liba.so.1.0".to_owned(), Path::new("/disk/a"))), "{path}");
         }
         assert_eq!(root.links("/lib64/liba.so.1"), ["/lib64", "/lib", "/usr/lib/x/liba.so.1"]);

@@ -120,7 +120,9 @@ impl<'root> Files<'root> {
             expanded.push_str(&rest[..at]);
             let after = &rest[at + 1..];
             let token = values.iter().find_map(|&(name, value)| {
-                if let Some(tail) = after.strip_prefix('{').and_then(|tail| tail.strip_prefix(name)).and_then(|tail| tail.strip_prefix('}')) {
+                if let Some(tail) =
+                    after.strip_prefix('{').and_then(|tail| tail.strip_prefix(name)).and_then(|tail| tail.strip_prefix('}'))
+                {
                     return Some((value, tail));
                 }
                 let tail = after.strip_prefix(name)?;
@@ -171,7 +173,9 @@ pub(super) fn parent(path: &str) -> &str {
 
 /// The search path compiled into a glibc loader: directory names that end in a slash, one after the other.
 fn built_in_directories(loader: &[u8]) -> Option<Vec<String>> {
-    let is_directory = |piece: &[u8]| piece.len() > 1 && piece.starts_with(b"/") && piece.ends_with(b"/") && piece.iter().all(u8::is_ascii_graphic);
+    let is_directory = |piece: &[u8]| {
+        piece.len() > 1 && piece.starts_with(b"/") && piece.ends_with(b"/") && piece.iter().all(u8::is_ascii_graphic)
+    };
     let mut best: Vec<&[u8]> = Vec::new();
     let mut run: Vec<&[u8]> = Vec::new();
     for piece in loader.split(|&byte| byte == 0) {
@@ -210,9 +214,10 @@ mod tests {
     fn reads_the_search_path_out_of_the_loader() {
         let loader = "/lib64/ld-linux-x86-64.so.2";
         let help = output(loader, &["--help"]);
-        let named: Vec<String> = help.lines().filter_map(|line| line.trim().strip_suffix(" (system search path)")).map(str::to_owned).collect();
+        let named: Vec<String> =
+            help.lines().filter_map(|line| line.trim().strip_suffix(" (system search path)")).map(str::to_owned).collect();
         assert!(!named.is_empty());
-        assert_eq!(built_in_directories(&fs::read(loader).unwrap()), Some(named));
+        assert_eq!(built_in_directories(&fs::read(loader).expect("it just ran")), Some(named));
         assert_eq!(built_in_directories(b"\0/lib/\0x\0/usr"), None);
     }
 

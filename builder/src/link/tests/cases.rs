@@ -72,18 +72,28 @@ fn a_missing_version_is_named_with_the_highest_there_is() {
     bench.links("app", &[]);
     let script = bench.versions("one.map", ONE_VERSION);
     bench.library("libf.so.1", OLD_AND_F, &["-nostdlib", &script]);
-    let errors = bench.fails("app", &[], "version `V_2' not found", "wants V_2 from `libf.so.1`, which provides up to V_1 (for f)");
+    let errors =
+        bench.fails("app", &[], "version `V_2' not found", "wants V_2 from `libf.so.1`, which provides up to V_1 (for f)");
     assert_eq!(errors.len(), 1, "the symbol is explained by the version: {errors:?}");
 }
 
 #[test]
 fn a_newer_glibc_is_asked_for() {
     let bench = Bench::new();
-    let app = bench.program("app", "#include <math.h>\nint main(int c, char **v) { return pow(c, 2) > 9; }", &["-lm", "-fno-builtin", "-Wl,-s"]);
+    let app = bench.program(
+        "app",
+        "#include <math.h>\nint main(int c, char **v) { return pow(c, 2) > 9; }",
+        &["-lm", "-fno-builtin", "-Wl,-s"],
+    );
     bench.links("app", &[]);
     replace(&app, b"GLIBC_2.29\0", b"GLIBC_2.99\0", 1);
     replace(&app, &version_hash("GLIBC_2.29"), &version_hash("GLIBC_2.99"), 1);
-    let errors = bench.fails("app", &[], "version `GLIBC_2.99' not found (required by", "wants GLIBC_2.99 from `libm.so.6`, which provides up to GLIBC_2.");
+    let errors = bench.fails(
+        "app",
+        &[],
+        "version `GLIBC_2.99' not found (required by",
+        "wants GLIBC_2.99 from `libm.so.6`, which provides up to GLIBC_2.",
+    );
     let hint = errors[0].hint().unwrap();
     assert!(hint.contains("against the base's glibc") && errors[0].to_string().ends_with("(for pow)"), "{} {hint}", errors[0]);
 }
@@ -93,7 +103,10 @@ fn a_symbol_in_another_version_is_told_apart() {
     let bench = with_versions();
     // The version is there, the symbol has moved to the other one and is no default.
     let script = bench.versions("moved.map", "V_1 { global: old; }; V_2 { global: other; } V_1;");
-    let source = format!("__asm__(\".symver f_1, f@V_1\"); int f_1(void) {{ return 7; }} int other(void) {{ return 2; }} {}", "int old(void) { return 1; }");
+    let source = format!(
+        "__asm__(\".symver f_1, f@V_1\"); int f_1(void) {{ return 7; }} int other(void) {{ return 2; }} {}",
+        "int old(void) { return 1; }"
+    );
     bench.library("libf.so.1", &source, &["-nostdlib", &script]);
     let errors = bench.fails("app", &[], "undefined symbol: f, version V_2", "is there only as V_1 in `");
     assert!(errors[0].to_string().contains("wants the symbol `f` in version V_2 from `libf.so.1`"), "{}", errors[0]);
@@ -114,7 +127,9 @@ fn a_library_that_lost_its_versions_is_taken_with_a_warning_or_refused() {
 #[test]
 fn references_without_a_version_take_what_the_loader_takes() {
     let bench = with_f();
-    let symver = |lines: &str| format!("{lines} int f_1(void) {{ return 7; }} int f_2(void) {{ return 7; }} int f_3(void) {{ return 7; }}");
+    let symver = |lines: &str| {
+        format!("{lines} int f_1(void) {{ return 7; }} int f_2(void) {{ return 7; }} int f_3(void) {{ return 7; }}")
+    };
     let three = "V_1 { global: a; }; V_2 { global: b; } V_1; V_3 { global: c; } V_2;";
     let script = bench.versions("three.map", three);
     let options = ["-nostdlib", script.as_str()];
@@ -174,7 +189,11 @@ fn rpath_is_inherited_and_runpath_is_not() {
     let bench = Bench::new();
     bench.library("lib/libf.so.1", F, &["-nostdlib"]);
     let here = format!("-L{}", bench.text("lib"));
-    bench.library("lib/libmiddle.so.1", "extern int f(void); int middle(void) { return f(); }", &["-nostdlib", &here, "-l:libf.so.1"]);
+    bench.library(
+        "lib/libmiddle.so.1",
+        "extern int f(void); int middle(void) { return f(); }",
+        &["-nostdlib", &here, "-l:libf.so.1"],
+    );
     let source = "extern int middle(void); int main(void) { return middle() - 7; }";
     let options = |tags| ["-Wl,-rpath,$ORIGIN/lib", tags, here.as_str(), "-l:libmiddle.so.1"];
     bench.program("app", source, &options("-Wl,--disable-new-dtags"));
@@ -182,9 +201,18 @@ fn rpath_is_inherited_and_runpath_is_not() {
     bench.program("app", source, &options("-Wl,--enable-new-dtags"));
     bench.fails("app", &[], "libf.so.1: cannot open shared object file", "libmiddle.so.1 needs `libf.so.1`");
     // A RUNPATH of the middle one shuts the program's RPATH out.
-    bench.library("lib/libmiddle.so.1", "extern int f(void); int middle(void) { return f(); }", &["-nostdlib", &here, "-l:libf.so.1", "-Wl,-rpath,/nowhere"]);
+    bench.library(
+        "lib/libmiddle.so.1",
+        "extern int f(void); int middle(void) { return f(); }",
+        &["-nostdlib", &here, "-l:libf.so.1", "-Wl,-rpath,/nowhere"],
+    );
     bench.program("app", source, &options("-Wl,--disable-new-dtags"));
-    bench.fails("app", &[], "libf.so.1: cannot open shared object file", "libmiddle.so.1 needs `libf.so.1`, which is in none of /nowhere:");
+    bench.fails(
+        "app",
+        &[],
+        "libf.so.1: cannot open shared object file",
+        "libmiddle.so.1 needs `libf.so.1`, which is in none of /nowhere:",
+    );
 }
 
 #[test]
@@ -283,11 +311,19 @@ fn versions_of_a_library_that_nothing_loads_are_refused() {
     let elf = crate::elf::ElfObject::load(&app).unwrap();
     assert_eq!(elf.needed(), ["libf.so.1", "libc.so.6"]);
     let data = fs::read(&app).unwrap();
-    let first = (0..data.len() - 16).step_by(8).find(|&at| data[at..at + 8] == 1u64.to_le_bytes() && data[at + 16..at + 24] == 1u64.to_le_bytes()).unwrap();
+    let first = (0..data.len() - 16)
+        .step_by(8)
+        .find(|&at| data[at..at + 8] == 1u64.to_le_bytes() && data[at + 16..at + 24] == 1u64.to_le_bytes())
+        .unwrap();
     let mut changed = data;
     changed[first..first + 8].copy_from_slice(&0x6000_0fffu64.to_le_bytes());
     fs::write(&app, changed).unwrap();
-    bench.fails("app", &[], "Assertion `needed != NULL' failed", "wants versions from `libf.so.1`, which neither it nor anything before it loads");
+    bench.fails(
+        "app",
+        &[],
+        "Assertion `needed != NULL' failed",
+        "wants versions from `libf.so.1`, which neither it nor anything before it loads",
+    );
 }
 
 #[test]
@@ -301,19 +337,30 @@ fn one_file_under_several_names_is_loaded_once() {
     // A needed name that is not the soname: the file is taken for the one already loaded.
     replace(&bench.path("libuser.so.1"), b"libf.so.1\0", b"libg.so.1\0", 1);
     std::os::unix::fs::symlink("libalias.so", bench.path("libg.so.1")).unwrap();
-    bench.program("app", "extern int f(void), g(void); int main(void) { return f() + g() - 2; }", &[RUNPATH, "-l:libf.so.1", "-l:libuser.so.1"]);
+    bench.program(
+        "app",
+        "extern int f(void), g(void); int main(void) { return f() + g() - 2; }",
+        &[RUNPATH, "-l:libf.so.1", "-l:libuser.so.1"],
+    );
     let (closure, _) = bench.links("app", &[]);
     let object = closure.object("libf.so.1").unwrap();
     assert_eq!(object.file, bench.text("libreal.so.1.2"));
     assert_eq!(object.paths, [bench.text("libf.so.1"), bench.text("libg.so.1")]);
-    assert_eq!(bench.root().links(&object.paths[1]), [bench.text("libg.so.1"), bench.text("libalias.so"), bench.text("libf.so.1")]);
+    assert_eq!(
+        bench.root().links(&object.paths[1]),
+        [bench.text("libg.so.1"), bench.text("libalias.so"), bench.text("libf.so.1")]
+    );
 }
 
 #[test]
 fn dead_needs_are_found_and_can_be_left_out() {
     let bench = Bench::new();
     bench.library("libdeep.so.1", "int deep(void) { return 1; }", &["-nostdlib"]);
-    bench.library("libdead.so.1", "extern int deep(void); int unused(void) { return deep(); }", &["-nostdlib", RUNPATH, "-l:libdeep.so.1"]);
+    bench.library(
+        "libdead.so.1",
+        "extern int deep(void); int unused(void) { return deep(); }",
+        &["-nostdlib", RUNPATH, "-l:libdeep.so.1"],
+    );
     bench.library("libf.so.1", F, &["-nostdlib"]);
     bench.program("app", CALLS_F, &[RUNPATH, "-Wl,--no-as-needed", "-l:libdead.so.1", "-l:libf.so.1"]);
     let (closure, _) = bench.links("app", &[]);

@@ -20,7 +20,12 @@ fn opener(bench: &Bench, names: &[&str]) {
 }
 
 fn opens(from: &str, names: &[&str]) -> Vec<RuntimeOpen> {
-    let open = |name: &&str| RuntimeOpen { from: from.to_owned(), opens: (*name).to_owned(), optional: false, reason: "the test opens it".to_owned() };
+    let open = |name: &&str| RuntimeOpen {
+        from: from.to_owned(),
+        opens: (*name).to_owned(),
+        optional: false,
+        reason: "the test opens it".to_owned(),
+    };
     names.iter().map(open).collect()
 }
 
@@ -34,7 +39,10 @@ fn a_plugin_sees_the_program_and_its_own_libraries() {
     let (closure, _) = bench.links("app", &opens("app", &["libplugin.so"]));
     let why = &closure.object("libhelper.so.1").unwrap().why;
     let app = bench.text("app");
-    assert!(matches!(&why[1], Step::OpenedBy { object, reason, .. } if *object == app && reason == "the test opens it"), "{why:?}");
+    assert!(
+        matches!(&why[1], Step::OpenedBy { object, reason, .. } if *object == app && reason == "the test opens it"),
+        "{why:?}"
+    );
     assert!(matches!(&why[2], Step::NeededBy { name, .. } if name == "libhelper.so.1"), "{why:?}");
     assert_eq!(closure.object("libplugin.so").unwrap().why.len(), 2);
 }
@@ -128,7 +136,11 @@ fn injected_libraries_stand_in_for_the_hosts() {
     bench.library("libcuda.so.1", "int cuInit(void) { return 0; }", &["-nostdlib"]);
     bench.fails("app", &[], "undefined symbol: cuDeviceGet", "`cuDeviceGet`");
     // Nothing wants the driver: its symbols are not lent to others.
-    bench.library("libuser.so.1", "extern int cuInit(void), cuDeviceGet(void); int use(void) { return cuInit() + cuDeviceGet(); }", &["-nostdlib"]);
+    bench.library(
+        "libuser.so.1",
+        "extern int cuInit(void), cuDeviceGet(void); int use(void) { return cuInit() + cuDeviceGet(); }",
+        &["-nostdlib"],
+    );
     bench.program("app", "extern int use(void); int main(void) { return use(); }", &[RUNPATH, "-l:libuser.so.1"]);
     let errors = verdict(&["cu*"]).unwrap_err();
     assert_eq!(errors.len(), 2, "{errors:?}");

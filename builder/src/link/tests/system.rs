@@ -31,7 +31,11 @@ fn trace(path: &Path) -> Trace {
     let mut objects = BTreeSet::from([fs::canonicalize(path).unwrap()]);
     let mut faults: Vec<String> = Vec::new();
     for line in listed.lines().chain(complaints.lines()) {
-        if line.contains("not found") || line.contains("undefined symbol") || line.contains("symbol lookup error") || line.contains("error while loading") {
+        if line.contains("not found")
+            || line.contains("undefined symbol")
+            || line.contains("symbol lookup error")
+            || line.contains("error while loading")
+        {
             faults.push(line.trim().to_owned());
         }
         let found = line.split_once(" => ").map_or(line, |(_, rest)| rest);
@@ -65,7 +69,8 @@ fn compare(root: &LinkRoot, path: &Path) -> bool {
     assert!(difference.is_empty(), "{name}: {difference:?}");
     if verdict.is_ok() {
         let own = fs::canonicalize(path).unwrap();
-        let dead = closure.dead.iter().filter(|dead| closure.object(&dead.object).is_some_and(|object| real(&object.file) == own));
+        let dead =
+            closure.dead.iter().filter(|dead| closure.object(&dead.object).is_some_and(|object| real(&object.file) == own));
         let dead: BTreeSet<PathBuf> = dead.map(|dead| real(&dead.library)).collect();
         // The loader does not count versions as a use, we do: it fails if the library of a wanted version is not there.
         let elf = ElfObject::load(path).unwrap();
@@ -86,8 +91,11 @@ fn system_files(most: usize) -> Vec<PathBuf> {
     for directory in ["/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu"] {
         for entry in walkdir::WalkDir::new(directory).sort_by_file_name() {
             let entry = entry.unwrap();
-            let is_candidate = entry.file_type().is_file() && (directory.ends_with("bin") || entry.path().to_str().is_some_and(|path| path.contains(".so")));
-            if is_candidate && ElfObject::load(entry.path()).is_ok_and(|elf| elf.dynamic.is_some() && elf.machine == Machine::X86_64) {
+            let is_candidate = entry.file_type().is_file()
+                && (directory.ends_with("bin") || entry.path().to_str().is_some_and(|path| path.contains(".so")));
+            if is_candidate
+                && ElfObject::load(entry.path()).is_ok_and(|elf| elf.dynamic.is_some() && elf.machine == Machine::X86_64)
+            {
                 files.push(entry.into_path());
             }
         }
