@@ -1,6 +1,7 @@
 //! Bounds-checked reading of a file through its loadable segments.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::str;
 
 use object::endian::Endianness;
@@ -23,25 +24,28 @@ pub(super) struct Segment {
 }
 
 impl<'data> Image<'data> {
-    /// Everything that the file maps from an address to the end of its segment, at least `expected` bytes.
-    pub(super) fn bytes_at(&self, table: &'static str, address: u64, expected: u64) -> Result<&'data [u8], ElfError> {
+    /// The part of the file that is mapped from an address to the end of its segment, at least `expected` bytes.
+    fn rest(&self, table: &'static str, address: u64, expected: u64) -> Result<Range<usize>, ElfError> {
         let rest = self.segments.iter().find_map(|segment| {
             let within = usize::try_from(address.checked_sub(segment.address)?).ok()?;
-            let bytes = self.data.get(segment.offset..)?.get(..segment.file_size)?;
-            bytes.get(within..).filter(|rest| !rest.is_empty())
+            (within < segment.file_size).then(|| segment.offset + within..segment.offset + segment.file_size)
         });
-        let rest = rest.unwrap_or(&[]);
+        let rest = rest.unwrap_or(0..0);
         if (rest.len() as u64) < expected {
             return Err(ElfError::TableOutside { table, address, expected, found: rest.len() as u64 });
         }
         Ok(rest)
     }
 
-    /// Exactly `bytes` bytes at an address, as an offset into the file.
-    pub(super) fn range(&self, table: &'static str, address: u64, bytes: u64) -> Result<std::ops::Range<usize>, ElfError> {
-        let rest = self.bytes_at(table, address, bytes)?;
-        let start = rest.as_ptr() as usize - self.data.as_ptr() as usize;
-        Ok(start..start + bytes as usize)
+    /// The bytes of that part.
+    pub(super) fn bytes_at(&self, table: &'static str, address: u64, expected: u64) -> Result<&'data [u8], ElfError> {
+        Ok(&self.data[self.rest(table, address, expected)?])
+    }
+
+    /// Exactly `bytes` bytes at an address, as a range in the file.
+    pub(super) fn range(&self, table: &'static str, address: u64, bytes: u64) -> Result<Range<usize>, ElfError> {
+        let rest = self.rest(table, address, bytes)?;
+        Ok(rest.start..rest.start + bytes as usize)
     }
 
     /// `count` records of one type at an address.
@@ -97,7 +101,12 @@ impl<'data> Strings<'data> {
         let name = until_zero(rest);
         let Some(left) = self.left.get().checked_sub(name.len()) else {
             let expected = "at most 16 MiB";
-            return Err(ElfError::Table { table, field: "text in all", found: (Self::MOST_TEXT + name.len() - self.left.get()) as u64, expected });
+            return Err(ElfError::Table {
+                table,
+                field: "text in all",
+                found: (Self::MOST_TEXT + name.len() - self.left.get()) as u64,
+                expected,
+            });
         };
         self.left.set(left);
         match str::from_utf8(name) {

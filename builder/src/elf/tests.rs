@@ -435,3 +435,16 @@ fn a_string_named_over_and_over_is_refused_before_memory_runs_out() {
     let message = strings.text("DT_NEEDED", 0).unwrap_err().to_string();
     assert_eq!(message, "DT_NEEDED has text in all 17825792, expected at most 16 MiB");
 }
+
+#[test]
+fn an_empty_string_table_outside_the_file_is_no_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut data = fs::read(versioned(directory.path(), "whole.so", &[])).unwrap();
+    // DT_STRTAB to nowhere, DT_STRSZ to nothing.
+    for (tag, value) in [(5u64, 0x7fff_0000u64), (10, 0)] {
+        let at = (0x2000..data.len() - 16).step_by(8).find(|&at| data[at..at + 8] == tag.to_le_bytes()).unwrap();
+        data[at + 8..at + 16].copy_from_slice(&value.to_le_bytes());
+    }
+    let message = ElfObject::parse(&data).unwrap_err().to_string();
+    assert!(message.contains("the string table has 0 bytes"), "{message}");
+}
