@@ -27,10 +27,11 @@ onnxruntime.set_default_logger_severity(4)
 
 # What the runtime refuses for reasons that the builder does not claim to see, by the runtime's words.
 TOLERATED = {
-    "locale": "Failed to construct locale",
-    "attribute value": "Batchwise recurrent operations",
-    "kernel inside an operator's own body": "NOT_IMPLEMENTED",
-    "invalid node": "INVALID_GRAPH",
+    "locale of this machine": ("Failed to construct locale",),
+    "value of an attribute": ("Batchwise recurrent operations",),
+    "types inside an operator's own body": tuple(
+        f"an implementation for {name}(" for name in ("Add", "Cast", "Mul", "Expand", "Div")),
+    "types inside an operator's own body, level 2": tuple(f"find kernel for {name}(" for name in ("Cast", "Swish")),
 }
 
 
@@ -159,7 +160,7 @@ def special_models():
         return made
 
     def node(op, domain="", inputs=("x",), outputs=("y",), **attributes):
-        return helper.make_node(op, list(inputs), list(outputs), name=f"n_{op}", domain=domain, **attributes)
+        return helper.make_node(op, list(inputs), list(outputs), name=f"n_{op}_{outputs[0]}", domain=domain, **attributes)
 
     def function(name, nodes, opsets, domain="acme", overload=""):
         f = helper.make_function(domain, name, ["x"], ["y"], nodes, [helper.make_opsetid(d, v) for d, v in opsets])
@@ -188,6 +189,13 @@ def special_models():
     made["twice, the last one lower"] = model([relu], [("", 16), ("", 13)])
     made["twice, the first one too new"] = model([relu], [("", 99), ("", 13)])
     made["twice, removed by the last"] = model([node("Upsample", inputs=("x", "x"))], [("", 9), ("", 13)])
+    made["two nodes of one name"] = model(
+        [helper.make_node("Relu", ["x"], ["z"], name="n"), helper.make_node("Relu", ["z"], ["y"], name="n")], [("", 13)])
+    same = helper.make_node("Relu", ["x"], ["a"], name="n")
+    made["one name inside and outside"] = model(
+        [helper.make_node("If", ["c"], ["y"], name="n", then_branch=branch(same, "t"),
+                          else_branch=branch(helper.make_node("Relu", ["x"], ["b"], name="n"), "e"))],
+        [("", 13)], initializers=condition)
     made["unknown operator"] = model([node("Frobnicate")], [("", 13)])
     made["unknown domain"] = model([node("Foo", "acme")], own)
     made["unknown domain, no import"] = model([node("Foo", "acme")], [("", 13)])
@@ -300,7 +308,7 @@ def main():
                 counts["both refuse"] += 1
             elif accepted:
                 counts["false acceptances"] += 1
-                kind = next((kind for kind, words in TOLERATED.items() if words in complaint), None)
+                kind = next((kind for kind, words in TOLERATED.items() if any(word in complaint for word in words)), None)
                 tolerated[kind] += 1
                 print(f"false acceptance ({kind}): {os.path.basename(path)}: {complaint[:200]}")
                 failed |= kind is None

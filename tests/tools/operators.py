@@ -13,9 +13,10 @@ The format is described in `builder/src/model/operators.rs`.
 
 import argparse
 import collections
-import platform
 import json
+import platform
 import sys
+import warnings
 
 import onnx
 import onnxruntime
@@ -109,6 +110,7 @@ class Schema:
             {name: frozenset(types) for name, types in k.type_constraints.items() if name in labels}
             for k in fitting])
         self.function = False
+        self.until = None
         self.types = {}
         allowed = {c.type_param_str: set(c.allowed_type_strs) for c in definition.type_constraints}
         for parameter, label in zip(list(definition.inputs) + list(definition.outputs), self.inputs + self.outputs):
@@ -276,8 +278,8 @@ def attempt(schema, types, opset, shapes):
     return "no kernel" if "no kernel" in results else results[0]
 
 
-def settle(schema, opset, notes):
-    """Tries what the kernels do not cover; sets `function` where the runtime manages all the same."""
+def settle(schema, last_opset, notes, examples):
+    """Tries what the kernels do not cover, and adds to the schema what the runtime manages all the same."""
     if schema.deprecated:
         return
     body = has_body(schema)
@@ -285,18 +287,54 @@ def settle(schema, opset, notes):
     for types in assignments(schema):
         if covered(schema, types):
             continue
-        result = attempt(schema, types, opset, [None, [2], [1, 2, 2], [1, 2, 2, 2]] if body else [None])
+        result = attempt(schema, types, schema.since, [None, [2], [1, 2, 2], [1, 2, 2, 2]] if body else [None])
         (accepted if result == "ok" else refused if result == "no kernel" else unknown).append((types, result))
-    if body:
-        # Bodies are inlined; one that fails for every type that was tried has an operator without a kernel.
-        # Without any kernel it gets the benefit of the doubt where the body depends on the node.
-        schema.function = bool(accepted or unknown or not refused or (body == "of the node" and not schema.kernels))
-        if not schema.function:
-            notes.append(("body never accepted", schema.domain, schema.name, schema.since, len(refused), ""))
-    elif accepted or (body is None and not schema.kernels and not refused):
+    note = lambda *words: notes.append((schema.domain, schema.name, schema.since, *words))
+    if schema.kernels:
+        if accepted:
+            # One type was varied at a time; any combination of what was accepted is let through.
+            labels = set.intersection(*(set(kernel) for kernel in schema.kernels)) & set(schema.types)
+            schema.kernels = merge(schema.kernels + [{
+                label: frozenset.union(
+                    *(kernel[label] for kernel in schema.kernels), frozenset(types[label] for types, _ in accepted))
+                for label in labels}])
+            note("accepted beside its kernels:", *sorted({t for types, _ in accepted for t in types.values()}))
+    elif accepted:
         schema.function = True
-        why = "accepted" if accepted else "never refused for want of a kernel"
-        notes.append((why, schema.domain, schema.name, schema.since, len(unknown), unknown[0][1][:150] if unknown else ""))
+        # A body is valid only up to the opset that changes one of the operators in it.
+        types = accepted[0][0]
+        for opset in range(schema.since + 1, last_opset + 1):
+            if attempt(schema, types, opset, [None, [2]]) == "no kernel":
+                schema.until = opset - 1
+                note("accepted up to opset", schema.until)
+                break
+    elif body == "of the node" or (body is None and not refused):
+        # Bodies that depend on shapes and attributes are seldom hit by a guess: ONNX's own examples
+        # decide, and without any the operator gets the benefit of the doubt.
+        tried = examples.get((schema.domain, schema.name, schema.since), [])
+        schema.function = "ok" in tried or "no kernel" not in tried
+        note("by example:" if tried else "never tried with success", *sorted(set(tried)), unknown[0][1][:100] if unknown else "")
+    elif body is not None and unknown:
+        note("no kernel and no body, though never tried with success", unknown[0][1][:100])
+    elif body:
+        note("its body was never accepted")
+
+
+def verdicts_of_examples(definitions):
+    """What the runtime says of ONNX's own test cases with one node, by operator and version."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    warnings.filterwarnings("ignore")
+    examples = collections.defaultdict(list)
+    for case in collect_testcases(None):
+        if case.model is None or len(case.model.graph.node) != 1:
+            continue
+        node = case.model.graph.node[0]
+        opset = next((o.version for o in case.model.opset_import if o.domain == node.domain), 0)
+        versions = [d.since_version for d in definitions.get((node.domain, node.op_type), []) if d.since_version <= opset]
+        if versions:
+            examples[node.domain, node.op_type, max(versions)].append(verdict(case.model))
+    return examples
 
 
 def build():
@@ -309,6 +347,7 @@ def build():
         definitions[definition.domain, definition.name].append(definition)
     limits = {domain: max_opset(domain) for domain in {*CANDIDATE_DOMAINS, *(d for d, _ in definitions)}}
     limits = {domain: limit for domain, limit in limits.items() if limit is not None}
+    examples = verdicts_of_examples(definitions)
     notes = []
     type_sets = {}
     domains = {}
@@ -318,14 +357,17 @@ def build():
             if owner != domain:
                 continue
             entries = {}
-            for definition in sorted(versions, key=lambda d: d.since_version):
+            versions = sorted(versions, key=lambda d: d.since_version)
+            for definition, following in zip(versions, versions[1:] + [None]):
                 schema = Schema(definition, kernels[domain, name])
-                settle(schema, schema.since, notes)
+                settle(schema, following.since_version - 1 if following else limit, notes, examples)
                 entry = {}
                 if schema.deprecated:
                     entry["deprecated"] = True
                 elif schema.function:
                     entry["function"] = True
+                    if schema.until:
+                        entry["until"] = schema.until
                 elif schema.kernels:
                     entry["inputs"] = schema.inputs
                     entry["outputs"] = schema.outputs

@@ -1,6 +1,6 @@
 //! Decides whether a runtime can execute a model, the way the runtime itself decides it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -154,6 +154,7 @@ pub fn check_operators(
         found: OperatorCheck { runtime, operators: BTreeMap::new(), custom: BTreeMap::new() },
         unknown_domains: BTreeMap::new(),
         not_imported: None,
+        duplicate_node: None,
         problems: Vec::new(),
     };
     if let Some(graph) = &model.proto.graph {
@@ -213,6 +214,7 @@ struct Checker<'a> {
     found: OperatorCheck,
     unknown_domains: BTreeMap<String, BTreeSet<String>>,
     not_imported: Option<(String, OperatorId)>,
+    duplicate_node: Option<String>,
     problems: Vec<OperatorProblem>,
 }
 
@@ -270,6 +272,9 @@ impl Checker<'_> {
             let OperatorId { domain, name } = operator;
             return Err(ModelError::DomainNotImported { path, user, domain, operator: name });
         }
+        if let Some(node) = self.duplicate_node {
+            return Err(ModelError::DuplicateNode { path, node });
+        }
         if !self.problems.is_empty() {
             let runtime = format!("{} ({})", self.table, self.table.provider);
             return Err(ModelError::Operators { path, runtime, problems: self.problems });
@@ -278,6 +283,12 @@ impl Checker<'_> {
     }
 
     fn graph(&mut self, graph: &GraphProto, outer: &Types) {
+        let mut names = HashSet::new();
+        for node in graph.node.iter().filter(|node| !node.name.is_empty()) {
+            if !names.insert(node.name.as_slice()) {
+                self.duplicate_node.get_or_insert_with(|| text(&node.name));
+            }
+        }
         let mut types = outer.clone();
         for tensor in &graph.initializer {
             let datatype = DataType::from_number(tensor.data_type);
@@ -354,7 +365,7 @@ impl Checker<'_> {
         if definition.deprecated {
             return self.problem(OperatorProblem::Removed { operator, node: node_name(node), opset, since });
         }
-        if !definition.is_served() {
+        if !definition.is_served(opset) {
             let served_from = self.table.served_from(&operator.domain, &operator.name, since);
             return self.problem(OperatorProblem::NoKernel { operator, node: node_name(node), since, served_from });
         }

@@ -202,6 +202,14 @@ pub enum ModelError {
         /// An operator of the domain.
         operator: String,
     },
+    /// Two nodes of one graph have one name, which the runtime refuses.
+    #[error("model `{}` has two nodes named `{node}` in one graph", path.display())]
+    DuplicateNode {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        node: String,
+    },
     /// A function of the model calls itself, perhaps by way of others.
     #[error("function {function} of model `{}` calls itself", path.display())]
     RecursiveFunction {

@@ -252,7 +252,7 @@ fn zip(bytes: &[u8]) -> Found {
 fn safetensors(bytes: &[u8]) -> bool {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return false };
     let length = u64::from_le_bytes(*length);
-    length >= 2 && length < (100 << 20) && rest.starts_with(b"{\"")
+    (2..100 << 20).contains(&length) && rest.starts_with(b"{\"")
 }
 
 fn textual(head: &[u8], cut: bool) -> Option<Found> {

@@ -5,7 +5,8 @@
 //! - `max_ir_version`, and per domain `max_opset`: the highest that a session accepts.
 //! - per operator one entry for each version of its definition, keyed by the opset that introduced it:
 //!   `{}` has no kernel; `deprecated` is refused; `function` is executed whatever the types are, by a
-//!   body that the runtime inlines or by folding; `kernels` lists what is implemented.
+//!   body that the runtime inlines or by folding, in models up to the opset `until`; `kernels` lists
+//!   what is implemented.
 //! - a kernel maps labels to an index into `type_sets`; `inputs` and `outputs` give each parameter its
 //!   label. Parameters with one label have one type. `*` ends a label that repeats, and alone stands
 //!   for values of any types.
@@ -56,6 +57,7 @@ pub(crate) struct Domain {
 pub(crate) struct Definition {
     pub deprecated: bool,
     pub function: bool,
+    until: Option<i64>,
     pub inputs: Vec<String>,
     pub outputs: Vec<String>,
     kernels: Vec<BTreeMap<String, usize>>,
@@ -154,7 +156,7 @@ impl OperatorTable {
     /// Returns the opset from which a later definition of an operator has kernels, if there is one.
     pub(crate) fn served_from(&self, domain: &str, name: &str, after: i64) -> Option<i64> {
         let versions = self.domains.get(domain)?.operators.get(name)?;
-        versions.range(after + 1..).find(|(_, definition)| definition.is_served()).map(|(&since, _)| since)
+        versions.range(after + 1..).find(|(since, definition)| definition.is_served(**since)).map(|(&since, _)| since)
     }
 
     /// Whether a kernel takes values of the given types, by label.
@@ -174,9 +176,9 @@ impl OperatorTable {
 }
 
 impl Definition {
-    /// Whether anything executes it.
-    pub(crate) fn is_served(&self) -> bool {
-        self.function || !self.kernels.is_empty()
+    /// Whether anything executes it in a model of an opset.
+    pub(crate) fn is_served(&self, opset: i64) -> bool {
+        (self.function && self.until.is_none_or(|until| opset <= until)) || !self.kernels.is_empty()
     }
 
     /// Returns the label of a parameter by position, `None` where any type may stand.
