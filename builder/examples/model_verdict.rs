@@ -11,7 +11,10 @@ use imgbuild::model::{Model, ModelError, OperatorTable, check_operators};
 
 fn failure(stage: &str, error: &ModelError) -> serde_json::Value {
     let variant = format!("{error:?}");
-    let variant: String = variant.chars().take_while(char::is_ascii_alphanumeric).collect();
+    let variant: String = variant
+        .chars()
+        .take_while(char::is_ascii_alphanumeric)
+        .collect();
     serde_json::json!({ "stage": stage, "variant": variant, "error": error.to_string(), "hint": error.hint() })
 }
 
@@ -37,7 +40,9 @@ fn main() -> ExitCode {
         let mut line = match &opened {
             Err(error) => failure("open", error),
             Ok(model) => match check_operators(&model.onnx, &table, &custom) {
-                Ok(check) => serde_json::json!({ "stage": "accepted", "model": model, "check": check }),
+                Ok(check) => {
+                    serde_json::json!({ "stage": "accepted", "model": model, "check": check })
+                }
                 Err(error) => {
                     let mut line = failure("check", &error);
                     line["model"] = serde_json::json!(model);

@@ -191,6 +191,9 @@ def special_models():
     made["twice, removed by the last"] = model([node("Upsample", inputs=("x", "x"))], [("", 9), ("", 13)])
     made["two nodes of one name"] = model(
         [helper.make_node("Relu", ["x"], ["z"], name="n"), helper.make_node("Relu", ["z"], ["y"], name="n")], [("", 13)])
+    made["constants of one name"] = model(
+        [helper.make_node("Constant", [], [o], name="n", value_floats=[1.0, 2.0]) for o in "ab"]
+        + [helper.make_node("Sum", ["x", "a", "b"], ["y"], name="n")], [("", 13)])
     same = helper.make_node("Relu", ["x"], ["a"], name="n")
     made["one name inside and outside"] = model(
         [helper.make_node("If", ["c"], ["y"], name="n", then_branch=branch(same, "t"),

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
-use super::check::OperatorProblem;
 use super::format::Found;
+use super::problem::OperatorProblem;
 
 /// The largest single file that protobuf readers, and so ONNX Runtime, can parse, in bytes.
 pub const SINGLE_FILE_LIMIT: u64 = i32::MAX as u64;

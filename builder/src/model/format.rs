@@ -108,21 +108,42 @@ impl Found {
     pub fn hint(self) -> Option<&'static str> {
         Some(match self {
             Found::Onnx => return None,
-            Found::SavedModel => "convert it to ONNX first: `python -m tf2onnx.convert --saved-model DIR --output model.onnx`",
-            Found::SavedModelFile => "convert the directory that holds it to ONNX first: `python -m tf2onnx.convert --saved-model DIR --output model.onnx`",
-            Found::TensorFlowLite => "convert it to ONNX first: `python -m tf2onnx.convert --tflite FILE --output model.onnx`",
-            Found::Ort => "give the `.onnx` file that it was made from; the builder needs its operators and opsets",
-            Found::PyTorch | Found::Pickle => "export it to ONNX first, with `torch.onnx.export` (or `skl2onnx` for scikit-learn)",
-            Found::Keras | Found::Hdf5 => "export it to ONNX first: load it with Keras and call `model.export(\"model.onnx\", format=\"onnx\")`",
-            Found::Safetensors | Found::Gguf => "export the model to ONNX first, for example with `optimum-cli export onnx`; this file has only weights",
-            Found::TensorRt => "give the `.onnx` file that the engine was built from",
-            Found::Zip | Found::Compressed | Found::Tar => "unpack it and give the `.onnx` file that it holds",
-            Found::GitLfsPointer => "run `git lfs pull` to fetch the real file",
-            Found::Html | Found::Json => "open it in an editor: it may be the message of a download that failed",
-            Found::Zeros => "fetch the file again",
-            Found::NumPy | Found::Elf | Found::Xml | Found::Text | Found::OtherProtobuf | Found::Unknown => {
-                "give a model in ONNX format; most frameworks export one"
+            Found::SavedModel => {
+                "convert it to ONNX first: `python -m tf2onnx.convert --saved-model DIR --output model.onnx`"
             }
+            Found::SavedModelFile => {
+                "convert the directory that holds it to ONNX first: `python -m tf2onnx.convert --saved-model DIR --output model.onnx`"
+            }
+            Found::TensorFlowLite => {
+                "convert it to ONNX first: `python -m tf2onnx.convert --tflite FILE --output model.onnx`"
+            }
+            Found::Ort => {
+                "give the `.onnx` file that it was made from; the builder needs its operators and opsets"
+            }
+            Found::PyTorch | Found::Pickle => {
+                "export it to ONNX first, with `torch.onnx.export` (or `skl2onnx` for scikit-learn)"
+            }
+            Found::Keras | Found::Hdf5 => {
+                "export it to ONNX first: load it with Keras and call `model.export(\"model.onnx\", format=\"onnx\")`"
+            }
+            Found::Safetensors | Found::Gguf => {
+                "export the model to ONNX first, for example with `optimum-cli export onnx`; this file has only weights"
+            }
+            Found::TensorRt => "give the `.onnx` file that the engine was built from",
+            Found::Zip | Found::Compressed | Found::Tar => {
+                "unpack it and give the `.onnx` file that it holds"
+            }
+            Found::GitLfsPointer => "run `git lfs pull` to fetch the real file",
+            Found::Html | Found::Json => {
+                "open it in an editor: it may be the message of a download that failed"
+            }
+            Found::Zeros => "fetch the file again",
+            Found::NumPy
+            | Found::Elf
+            | Found::Xml
+            | Found::Text
+            | Found::OtherProtobuf
+            | Found::Unknown => "give a model in ONNX format; most frameworks export one",
         })
     }
 }
@@ -146,22 +167,32 @@ pub(crate) enum Opened {
 
 /// Opens and maps a file; directories are told apart, other things refused.
 pub(crate) fn open(path: &Path) -> Result<Opened, ModelError> {
-    let read = |source: io::Error| ModelError::Read { path: path.to_owned(), source };
+    let read = |source: io::Error| ModelError::Read {
+        path: path.to_owned(),
+        source,
+    };
     // The type is asked before opening: opening a pipe would wait for a writer.
     let metadata = fs::metadata(path).map_err(read)?;
     if metadata.is_dir() {
         if path.join("saved_model.pb").is_file() || path.join("saved_model.pbtxt").is_file() {
             return Ok(Opened::SavedModel);
         }
-        return Err(ModelError::Directory { path: path.to_owned(), models: models_in(path) });
+        return Err(ModelError::Directory {
+            path: path.to_owned(),
+            models: models_in(path),
+        });
     }
     if !metadata.is_file() {
-        return Err(ModelError::NotRegular { path: path.to_owned() });
+        return Err(ModelError::NotRegular {
+            path: path.to_owned(),
+        });
     }
     let file = File::open(path).map_err(read)?;
     let size = file.metadata().map_err(read)?.len();
     if size == 0 {
-        return Err(ModelError::Empty { path: path.to_owned() });
+        return Err(ModelError::Empty {
+            path: path.to_owned(),
+        });
     }
     #[expect(unsafe_code, reason = "mapping is what keeps memory flat")]
     // SAFETY: the map is private to this crate, read-only, and dropped before `Model::open` returns.
@@ -174,10 +205,16 @@ pub(crate) fn open(path: &Path) -> Result<Opened, ModelError> {
 }
 
 fn models_in(path: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "onnx"))
+        .filter(|name| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|extension| extension == "onnx")
+        })
         .collect();
     names.sort();
     names.truncate(5);
@@ -197,7 +234,7 @@ pub fn identify(bytes: &[u8]) -> Found {
     if at(257, b"ustar") {
         return Found::Tar;
     }
-    let magics: [(&[u8], Found); 12] = [
+    let magics: [(&[u8], Found); 11] = [
         (b"\x89HDF\r\n\x1a\n", Found::Hdf5),
         (b"\x93NUMPY", Found::NumPy),
         (b"GGUF", Found::Gguf),
@@ -209,7 +246,6 @@ pub fn identify(bytes: &[u8]) -> Found {
         (b"\x7fELF", Found::Elf),
         (b"version https://git-lfs", Found::GitLfsPointer),
         (b"PK\x05\x06", Found::Zip),
-        (b"\x89PNG", Found::Unknown),
     ];
     if let Some((_, found)) = magics.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return *found;
@@ -235,14 +271,16 @@ pub fn identify(bytes: &[u8]) -> Found {
     protobuf(bytes)
 }
 
+/// Tells archives apart by the names in their central directory, which lies at the end.
 fn zip(bytes: &[u8]) -> Found {
-    let length = bytes.get(26..28).map_or(0, |field| usize::from(u16::from_le_bytes([field[0], field[1]])));
-    let name = String::from_utf8_lossy(bytes.get(30..30 + length).unwrap_or_default()).into_owned();
-    if name.ends_with("/data.pkl") || name.ends_with("/version") || name.ends_with("/.format_version") {
+    const TAIL: usize = 1 << 20;
+    let tail = &bytes[bytes.len().saturating_sub(TAIL)..];
+    let has = |name: &[u8]| tail.windows(name.len()).any(|window| window == name);
+    if has(b"/data.pkl") || has(b"/constants.pkl") {
         Found::PyTorch
-    } else if name == "metadata.json" || name == "config.json" || name == "model.weights.h5" {
+    } else if has(b"model.weights.h5") {
         Found::Keras
-    } else if Path::new(&name).extension().is_some_and(|extension| extension == "npy") {
+    } else if has(b".npy") {
         Found::NumPy
     } else {
         Found::Zip
@@ -250,7 +288,9 @@ fn zip(bytes: &[u8]) -> Found {
 }
 
 fn safetensors(bytes: &[u8]) -> bool {
-    let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return false };
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        return false;
+    };
     let length = u64::from_le_bytes(*length);
     (2..100 << 20).contains(&length) && rest.starts_with(b"{\"")
 }
@@ -259,24 +299,34 @@ fn textual(head: &[u8], cut: bool) -> Option<Found> {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
         // A character may be cut in two where the head ends.
-        Err(error) if cut && error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).ok()?,
+        Err(error) if cut && error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).ok()?
+        }
         Err(_) => return None,
     };
     let text = text.trim_start_matches('\u{feff}');
-    if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{c}' | '\u{1b}')) {
+    if text
+        .chars()
+        .any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{c}' | '\u{1b}'))
+    {
         return None;
     }
     let trimmed = text.trim_start();
     let lower = trimmed.get(..14).unwrap_or(trimmed).to_ascii_lowercase();
-    Some(if lower.starts_with("<!doctype html") || lower.starts_with("<html") || lower.starts_with("<head") {
-        Found::Html
-    } else if trimmed.starts_with('<') {
-        Found::Xml
-    } else if trimmed.starts_with('{') || trimmed.starts_with('[') {
-        Found::Json
-    } else {
-        Found::Text
-    })
+    Some(
+        if lower.starts_with("<!doctype html")
+            || lower.starts_with("<html")
+            || lower.starts_with("<head")
+        {
+            Found::Html
+        } else if trimmed.starts_with('<') {
+            Found::Xml
+        } else if trimmed.starts_with('{') || trimmed.starts_with('[') {
+            Found::Json
+        } else {
+            Found::Text
+        },
+    )
 }
 
 fn protobuf(bytes: &[u8]) -> Found {
@@ -291,17 +341,32 @@ fn protobuf(bytes: &[u8]) -> Found {
     if sound && outline.fields == [IR_VERSION, META_GRAPHS] && bytes.len() > 256 {
         return Found::SavedModelFile;
     }
-    if outline.has(GRAPH) || (outline.has(IR_VERSION) && (outline.has(OPSET_IMPORT) || !wrong_wire_type(&outline))) {
+    if outline.has(GRAPH)
+        || (outline.has(IR_VERSION) && (outline.has(OPSET_IMPORT) || !wrong_wire_type(&outline)))
+    {
         return Found::Onnx;
     }
-    let known = outline.fields.iter().all(|&number| wire::field(wire::Message::Model, number).is_some());
+    let known = outline
+        .fields
+        .iter()
+        .all(|&number| wire::field(wire::Message::Model, number).is_some());
     if sound && known && !outline.fields.is_empty() {
         // All its fields are ones that a model has, though not those that one must have.
         return Found::Onnx;
     }
-    if sound || (wrong_wire_type(&outline) && wire::is_message(bytes)) { Found::OtherProtobuf } else { Found::Unknown }
+    if sound || (wrong_wire_type(&outline) && wire::is_message(bytes)) {
+        Found::OtherProtobuf
+    } else {
+        Found::Unknown
+    }
 }
 
 fn wrong_wire_type(outline: &wire::Outline) -> bool {
-    matches!(&outline.damage, Some(wire::Damage { kind: wire::DamageKind::WireType { .. }, .. }))
+    matches!(
+        &outline.damage,
+        Some(wire::Damage {
+            kind: wire::DamageKind::WireType { .. },
+            ..
+        })
+    )
 }

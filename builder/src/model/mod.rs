@@ -15,18 +15,20 @@ mod external;
 mod format;
 mod onnx;
 mod operators;
+mod problem;
 mod proto;
 #[cfg(test)]
 mod tests;
 mod value;
 mod wire;
 
-pub use check::{OperatorCheck, OperatorProblem, check_operators};
+pub use check::{OperatorCheck, check_operators};
 pub use error::{ExternalProblem, ModelError, SINGLE_FILE_LIMIT};
 pub use external::ExternalFile;
 pub use format::{Format, Found, detect, identify};
 pub use onnx::{IR_VERSION_LIMIT, Initializers, ONNX_DOMAIN, OnnxModel, OperatorId, OpsetImport};
 pub use operators::OperatorTable;
+pub use problem::OperatorProblem;
 pub use value::{DataType, Dimension, Value, ValueType};
 
 /// A model on disk, and what it says of itself.
@@ -54,19 +56,33 @@ impl Model {
     /// model's folder. SavedModel directories are recognised and refused as such.
     pub fn open(path: &Path) -> Result<Model, ModelError> {
         let (bytes, size) = match format::open(path)? {
-            format::Opened::SavedModel => return Err(ModelError::SavedModel { path: path.to_owned() }),
+            format::Opened::SavedModel => {
+                return Err(ModelError::SavedModel {
+                    path: path.to_owned(),
+                });
+            }
             format::Opened::File { bytes, size } => (bytes, size),
         };
         match identify(&bytes) {
             Found::Onnx => {}
-            found => return Err(ModelError::NotOnnx { path: path.to_owned(), found }),
+            found => {
+                return Err(ModelError::NotOnnx {
+                    path: path.to_owned(),
+                    found,
+                });
+            }
         }
         if size > SINGLE_FILE_LIMIT {
-            return Err(ModelError::TooLarge { path: path.to_owned(), size });
+            return Err(ModelError::TooLarge {
+                path: path.to_owned(),
+                size,
+            });
         }
         Ok(Model {
             path: path.to_owned(),
-            name: path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
+            name: path
+                .file_stem()
+                .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
             format: Format::Onnx,
             size,
             onnx: OnnxModel::parse(&bytes, path)?,
@@ -76,6 +92,9 @@ impl Model {
     /// Returns the bytes of the model and all its external data files.
     #[must_use]
     pub fn total_size(&self) -> u64 {
-        self.onnx.external.iter().fold(self.size, |total, file| total.saturating_add(file.size))
+        self.onnx
+            .external
+            .iter()
+            .fold(self.size, |total, file| total.saturating_add(file.size))
     }
 }
