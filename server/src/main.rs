@@ -1,2 +1,1 @@
-//! The inference server.
-fn main() {}
+fn main(){}
