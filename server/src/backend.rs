@@ -177,6 +177,8 @@ pub enum LoadError {
         operator: Option<String>,
         /// The file beside the model that it stumbled over.
         file: Option<String>,
+        /// The locale that an operator asked for and the system lacks.
+        locale: Option<String>,
         /// The runtime's own words.
         message: String,
     },
@@ -198,6 +200,21 @@ pub enum LoadError {
         /// The outputs and their types in words.
         outputs: Vec<String>,
     },
+}
+
+impl LoadError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::ModelRefused { locale: Some(locale), .. } => {
+                Some(format!("the operator needs the locale `{locale}`, so put it into the image under /usr/lib/locale"))
+            }
+            Self::LibraryNotOpened { missing: Missing { library: Some(library), .. }, .. } => {
+                Some(format!("put `{library}` into the image where the loader searches"))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What the loader did not find.

@@ -82,6 +82,12 @@ impl App {
         &self.metrics
     }
 
+    /// Takes a share of what bodies may hold.
+    #[cfg(test)]
+    fn budget_for_tests(&self, bytes: usize) -> tokio::sync::OwnedSemaphorePermit {
+        self.budget.take(bytes).unwrap_or_else(|_| panic!("{bytes} bytes are free"))
+    }
+
     /// The model, where it can be run.
     fn ready(&self) -> Result<&Arc<dyn Backend>, Refusal> {
         let unavailable = |message: &str| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message);

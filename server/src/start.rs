@@ -67,6 +67,7 @@ impl StartError {
         match self {
             Self::Usage(_) => Some("`imgserve --help` lists the arguments".into()),
             Self::Config(error) => error.hint(),
+            Self::Load(error) => error.hint(),
             _ => None,
         }
     }
@@ -94,10 +95,11 @@ fn load_fields(line: Line, error: &LoadError) -> Line {
         }
         LoadError::Option { what, .. } => line.field("option", what),
         LoadError::ModelUnreadable { path: model, .. } => line.field("missing_file", &path(model)),
-        LoadError::ModelRefused { path: model, operator, file, .. } => line
+        LoadError::ModelRefused { path: model, operator, file, locale, .. } => line
             .field("model", &path(model))
             .optional("operator", operator.as_ref())
-            .optional("missing_file", file.as_ref()),
+            .optional("missing_file", file.as_ref())
+            .optional("missing_locale", locale.as_ref()),
         LoadError::InputUnserved { path: model, input, .. } => {
             line.field("model", &path(model)).field("input", input)
         }
@@ -135,7 +137,8 @@ fn act(arguments: impl IntoIterator<Item = std::ffi::OsString>, phases: Phases) 
             phases.end(Phase::Exec);
             let config = configure(arguments.config.as_deref())?;
             phases.end(Phase::Config);
-            load(&config, &phases)?;
+            // Kept to the end: freeing it is no part of starting.
+            let _backend = load(&config, &phases)?;
             phases.end(Phase::Ready);
             exit_now(0);
         }

@@ -74,8 +74,8 @@ pub enum WarmUpError {
 /// Runs the model once; inputs of zeros are made only up to `largest` bytes.
 ///
 /// # Errors
-/// When given inputs cannot be read or run; and when zeros cannot be run although every input is of numbers and every
-/// dimension fixed, or because the runtime lacks a kernel: then no request could be answered.
+/// When given inputs cannot be read or run; and when zeros cannot be run because the runtime lacks a kernel, so that no
+/// request could be answered. Any other failure on zeros says little: a model may well refuse a shape or an index of 0.
 pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, largest: usize) -> Result<Outcome, WarmUpError> {
     let interface = backend.interface();
     let outputs: Vec<usize> = (0..interface.outputs.len()).collect();
@@ -96,18 +96,13 @@ pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, largest: usize) -> Resul
             };
             match backend.run(inputs, &outputs, &Cancel::default()) {
                 Ok(_) => Ok(Outcome::Ran),
-                Err(source) if matches!(source, RunError::NotImplemented { .. }) || takes_any_numbers(interface) => {
+                Err(source @ RunError::NotImplemented { .. }) => {
                     Err(WarmUpError::Run { inputs: "zeros".into(), source })
                 }
                 Err(error) => Ok(Outcome::Failed(error.to_string())),
             }
         }
     }
-}
-
-/// Whether zeros of the declared shapes are inputs that the model says it takes.
-fn takes_any_numbers(interface: &ModelInterface) -> bool {
-    interface.inputs.iter().all(|input| input.shape.is_static() && input.datatype != Datatype::Bytes)
 }
 
 fn zeros(interface: &ModelInterface, largest: usize) -> Result<Option<Vec<Tensor>>, TensorError> {

@@ -18,6 +18,8 @@ use super::answer::Refusal;
 const DISCARDED_BYTES: usize = 256 << 20;
 /// And for how long.
 const DISCARDED_TIME: Duration = Duration::from_secs(10);
+/// And how long it may pause: a sender that stalls does not wait for the answer either.
+const DISCARDED_PAUSE: Duration = Duration::from_millis(250);
 /// Where the binary data of a request start: a multiple of this.
 const ALIGNMENT: usize = 64;
 /// Unit of the budget of all bodies.
@@ -33,7 +35,7 @@ impl Budget {
         Self(Arc::new(Semaphore::new((bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS))))
     }
 
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+    pub(super) fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
         u32::try_from(bytes.div_ceil(UNIT))
             .ok()
             .and_then(|units| Arc::clone(&self.0).try_acquire_many_owned(units).ok())
@@ -113,9 +115,9 @@ pub async fn discard<B: Body + Unpin>(body: &mut B) {
     let reading = async {
         let mut read = 0;
         while read < DISCARDED_BYTES {
-            match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
-                Some(Ok(frame)) => read += frame.data_ref().map_or(0, Buf::remaining),
-                Some(Err(_)) | None => break,
+            match timeout(DISCARDED_PAUSE, poll_fn(|context| Pin::new(&mut *body).poll_frame(context))).await {
+                Ok(Some(Ok(frame))) => read += frame.data_ref().map_or(0, Buf::remaining),
+                Ok(Some(Err(_)) | None) | Err(_) => break,
             }
         }
     };

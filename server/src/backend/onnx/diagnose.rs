@@ -8,7 +8,11 @@ use crate::backend::{LoadError, Missing};
 pub(super) fn library(library: PathBuf, error: ort::LoadDynamicError, oldest_minor: u32) -> LoadError {
     use ort::LoadDynamicError as Dynamic;
     match error {
-        Dynamic::Dlopen { error, path } => loader(path, error.to_string()),
+        Dynamic::Dlopen { error, path } => {
+            // The loader's own words are the error's source.
+            let message = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            loader(path, message)
+        }
         Dynamic::MissingApi { path } => LoadError::LibraryNotOpened {
             library: path,
             missing: Missing { symbol: Some("OrtGetApiBase".into()), ..Missing::default() },
@@ -46,7 +50,13 @@ pub(super) fn loader(library: PathBuf, message: String) -> LoadError {
 
 /// Reads why the runtime refused a model.
 pub(super) fn model(path: PathBuf, message: String) -> LoadError {
-    LoadError::ModelRefused { path, operator: operator(&message), file: file(&message), message: tidy(&message) }
+    LoadError::ModelRefused {
+        path,
+        operator: operator(&message),
+        file: file(&message),
+        locale: locale(&message),
+        message: tidy(&message),
+    }
 }
 
 /// The operator that a message is about, as `domain:Name`, or `Name` in the default domain.
@@ -71,7 +81,21 @@ fn operator(message: &str) -> Option<String> {
         return after.split_once(')').map(|(name, _)| name.to_owned());
     }
     // Non-zero status code returned while running Operator node.
-    message.split_once("while running ").and_then(|(_, after)| after.split_once(" node")).map(|(name, _)| name.to_owned())
+    if let Some((_, after)) = message.split_once("while running ") {
+        return after.split_once(" node").map(|(name, _)| name.to_owned());
+    }
+    // …/core/providers/cpu/text/string_normalizer.cc:235 onnxruntime::StringNormalizer::Locale::Locale(…): a kernel's
+    // class has the operator's name.
+    let (_, place) = message.split_once("/core/providers/")?;
+    let (_, class) = place.split_once(" onnxruntime::")?;
+    let class = class.split_once("::")?.0;
+    class.chars().all(char::is_alphanumeric).then(|| class.to_owned())
+}
+
+/// The locale that a message is about.
+fn locale(message: &str) -> Option<String> {
+    let (_, after) = message.split_once("Failed to construct locale with name:")?;
+    after.split_once(':').map(|(name, _)| name.to_owned())
 }
 
 /// What stands before a bracket or a space.
@@ -94,6 +118,16 @@ pub(super) fn tidy(message: &str) -> String {
 mod tests {
     use super::*;
 
+    const LOCALE: &str = "Exception during initialization: /onnxruntime_src/onnxruntime/core/providers/cpu/text/\
+        string_normalizer.cc:235 onnxruntime::StringNormalizer::Locale::Locale(const std::string&)::<lambda()> \
+        Failed to construct locale with name:en_US.UTF-8:locale::facet::_S_create_c_locale name not valid";
+
+    #[test]
+    fn missing_locales_are_found() {
+        assert_eq!(locale(LOCALE).as_deref(), Some("en_US.UTF-8"));
+        assert_eq!(locale("Failed to construct locale with name:"), None);
+    }
+
     #[test]
     fn operators_are_found_in_messages() {
         for (message, expected) in [
@@ -109,6 +143,7 @@ mod tests {
             ("Could not find an implementation for Abs(13) node with name ''", Some("Abs")),
             ("Type Error: Type 'tensor(string)' of input parameter (a) of operator (Abs) in node () is invalid.", Some("Abs")),
             ("Non-zero status code returned while running Div node. Name:''", Some("Div")),
+            (LOCALE, Some("StringNormalizer")),
             ("Protobuf parsing failed.", None),
             ("In Node, (", None),
         ] {
