@@ -214,7 +214,35 @@ pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("a panic without a message");
         line(Level::Error, format_args!("internal error: {message}"))
-            .optional("location", panic.location().map(ToString::to_string))
+            .optional("location", panic.location().map(|place| within_crate(&place.to_string()).to_owned()))
             .emit();
     }));
+}
+
+/// A place in a source file, without the folders of the machine that it was compiled on.
+fn within_crate(place: &str) -> &str {
+    match place.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/')) {
+        Some((_registry, rest)) => rest,
+        None => place,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_do_not_name_the_build_machine() {
+        assert_eq!(within_crate("/home/x/registry/src/index-1/ort-2.0/src/lib.rs:1:2"), "ort-2.0/src/lib.rs:1:2");
+        assert_eq!(within_crate("server/src/lib.rs:1:2"), "server/src/lib.rs:1:2");
+    }
+
+    #[test]
+    fn lines_are_json_whatever_they_say() {
+        let line = marked("x").field("a\"b", "line\nend").optional("none", None::<u8>).field("list", &[1, 2]);
+        let text = [&line.buffer[..], b"}"].concat();
+        let value: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(value["a\"b"], "line\nend");
+        assert!(!text.contains(&b'\n'));
+    }
 }

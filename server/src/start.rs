@@ -31,11 +31,17 @@ enum StartError {
     #[error("failed to listen on {address}: {source}")]
     Listen { address: std::net::SocketAddr, source: std::io::Error },
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Load(Box<LoadError>),
     #[error(transparent)]
     WarmUp(#[from] WarmUpError),
     #[error("internal error: {0}")]
     Internal(&'static str),
+}
+
+impl From<LoadError> for StartError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Box::new(error))
+    }
 }
 
 impl StartError {
@@ -43,9 +49,11 @@ impl StartError {
         match self {
             Self::Internal(_) => 1,
             Self::Usage(_) | Self::Config(_) => 2,
-            Self::Load(LoadError::LibraryNotOpened { .. } | LoadError::LibraryVersion { .. }) => 3,
-            Self::Load(LoadError::Option { .. }) => 2,
-            Self::Load(_) => 4,
+            Self::Load(error) => match **error {
+                LoadError::LibraryNotOpened { .. } | LoadError::LibraryVersion { .. } => 3,
+                LoadError::Option { .. } => 2,
+                _ => 4,
+            },
             Self::Listen { .. } => 5,
             Self::WarmUp(_) => 6,
         }
@@ -56,8 +64,10 @@ impl StartError {
             Self::Internal(_) => "internal",
             Self::Usage(_) => "arguments",
             Self::Config(_) => "config",
-            Self::Load(LoadError::LibraryNotOpened { .. } | LoadError::LibraryVersion { .. }) => "dlopen",
-            Self::Load(_) => "session",
+            Self::Load(error) => match **error {
+                LoadError::LibraryNotOpened { .. } | LoadError::LibraryVersion { .. } => "dlopen",
+                _ => "session",
+            },
             Self::Listen { .. } => "listen",
             Self::WarmUp(_) => "warm_up",
         }
@@ -163,8 +173,8 @@ fn configure(path: Option<&Path>) -> Result<Config, StartError> {
 /// Opens the runtime and the model, and runs it once.
 fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError> {
     let runtime = Runtime::open(&config.library)?;
-    let version = runtime.version().to_owned();
-    phases.end_with(Phase::Dlopen, |line| line.field("runtime", &version));
+    let (version, path) = (runtime.version().to_owned(), runtime.path().display().to_string());
+    phases.end_with(Phase::Dlopen, |line| line.field("runtime", &version).field("library", &path));
     let backend: Arc<dyn Backend> = Arc::new(OnnxBackend::open(runtime, config)?);
     phases.end_with(Phase::Session, |line| line.field("threads", &config.threads));
     let outcome = warm_up(&*backend, &config.warm_up, config.limits.body_bytes)?;

@@ -29,6 +29,7 @@ const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
 pub struct Runtime {
     environment: Environment,
     version: String,
+    path: PathBuf,
 }
 
 impl Runtime {
@@ -37,27 +38,24 @@ impl Runtime {
     /// # Errors
     /// [`LoadError::LibraryNotOpened`], [`LoadError::LibraryVersion`] or [`LoadError::Option`].
     pub fn open(library: &Path) -> Result<Self, LoadError> {
-        // A path with a slash is taken from the working directory, as everywhere; a bare name is searched for.
-        let library = if library.as_os_str().as_bytes().contains(&b'/') {
-            std::path::absolute(library).unwrap_or_else(|_| library.to_path_buf())
-        } else {
-            library.to_path_buf()
-        };
-        if let Err(error) = ort::init_from(&library) {
-            return Err(diagnose::library(library, error, OLDEST_MINOR));
-        }
-        let version = match call::version(&library) {
-            Some(version) => format!("onnxruntime {version}"),
-            None => "onnxruntime".to_owned(),
-        };
+        let opened = call::open(library).map_err(|message| diagnose::loader(library.to_path_buf(), message))?;
+        // A path with a slash is taken from the working directory, as everywhere; `ort` would take another.
+        let path = std::path::absolute(&opened.path).unwrap_or(opened.path);
+        ort::init_from(&path).map_err(|error| diagnose::library(path.clone(), error, OLDEST_MINOR))?;
         let environment = Environment::create()
             .map_err(|status| LoadError::Option { what: "to initialise".into(), message: status.message })?;
-        Ok(Self { environment, version })
+        let version = format!("onnxruntime {}", opened.version.unwrap_or_default());
+        Ok(Self { environment, version, path })
     }
 
     /// The name and version of the runtime.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Where the loader found the library.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
