@@ -1,0 +1,58 @@
+# Every target is described by the comment behind it; `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PREFIX ?= /usr/local
+DESTDIR ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+VENV := build/venv
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: deps
+deps: ## install what building and testing need and this machine lacks (Debian or Ubuntu)
+	@tests/tools/install-deps.sh
+
+.PHONY: build
+build: ## build imgbuild and imgserve, optimised
+	cargo build --locked --release -p imgbuild
+	cargo build --locked --profile server -p imgserve
+
+.PHONY: install
+install: build ## put imgbuild, imgserve and the data files below PREFIX (/usr/local)
+	install -D -m 755 $(TARGET)/release/imgbuild $(DESTDIR)$(PREFIX)/bin/imgbuild
+	install -D -m 755 $(TARGET)/server/imgserve $(DESTDIR)$(PREFIX)/bin/imgserve
+
+.PHONY: demo
+demo: ## package a real model, run it, and print its size report; needs no Docker
+	@tests/tools/install-deps.sh --demo
+	@$(MAKE) --no-print-directory build
+	@tests/tools/demo.sh
+
+.PHONY: test
+test: ## run every test
+	@tests/tools/install-deps.sh
+	@tests/tools/test.sh
+
+.PHONY: lint
+lint: ## check formatting and lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: check
+check: lint test ## what CI runs
+
+.PHONY: bench
+bench: build ## measure against docker build, buildah and sha256sum, and write docs/BENCHMARKS.md
+	@tests/tools/install-deps.sh
+	@tests/bench/run.sh
+
+.PHONY: golden
+golden: ## write the golden digests anew; commit the change alone and say why
+	IMGBUILD_GOLDEN=write cargo nextest run --locked --workspace golden
+
+.PHONY: clean
+clean: ## remove what was built and fetched
+	cargo clean
+	rm -rf build

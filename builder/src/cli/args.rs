@@ -1,0 +1,419 @@
+//! The command line as it is typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+
+use crate::exit_code;
+use crate::platform::Platform;
+use crate::recipe::Minimize;
+
+/// Builds the smallest OCI image that serves a machine-learning model.
+#[derive(Debug, Parser)]
+#[command(name = "imgbuild", version, about, after_help = exit_code::HELP, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Where everything fetched and built is kept [default: $XDG_CACHE_HOME/imgbuild or ~/.cache/imgbuild]
+    #[arg(long, global = true, env = "IMGBUILD_STORE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub store: Option<PathBuf>,
+
+    /// Say more on stderr; twice for every step
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Say nothing on stderr but errors
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image from a model
+    Build(BuildArgs),
+    /// Pin every input by name, version, file, sha256 and size in imgbuild.lock
+    Lock(LockArgs),
+    /// Write a commented imgbuild.toml
+    Init(InitArgs),
+    /// Show what is in an image
+    Inspect(InspectArgs),
+    /// Show what brought a library into an image, or why it was left out
+    Why(WhyArgs),
+    /// Start an image and print its address
+    Run(RunArgs),
+    /// Copy an image from one place to another
+    Push(PushArgs),
+    /// Keep credentials for a registry, in Docker's file
+    Login(LoginArgs),
+    /// Forget credentials for a registry
+    Logout(LogoutArgs),
+    /// List or prune the store
+    Cache(CacheArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Start a container in this process; for `run` itself
+    #[command(name = "__container", hide = true)]
+    Container(ContainerArgs),
+}
+
+/// What is to be built, as `build` and `lock` share it.
+#[derive(Debug, Args)]
+pub struct RecipeArgs {
+    /// The model: an ONNX file [default: the model of imgbuild.toml]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: Option<PathBuf>,
+
+    /// Recipe file [default: imgbuild.toml here, where no MODEL is given]
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+
+    /// Runtime stack: auto or onnx-cpu
+    #[arg(long, value_name = "STACK")]
+    pub stack: Option<String>,
+
+    /// What lies at the bottom: debian-12, scratch, or an image by digest
+    #[arg(long, value_name = "BASE")]
+    pub base: Option<String>,
+
+    /// Platform, linux/amd64 or linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<Platform>,
+
+    /// Server binary [default: imgserve beside imgbuild]
+    #[arg(long, env = "IMGBUILD_SERVER", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub server: Option<PathBuf>,
+
+    /// Use the store alone; fetch nothing
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Options for talking to registries.
+#[derive(Debug, Args)]
+pub struct RegistryArgs {
+    /// Registry that may be reached over http or with a certificate that is not checked (may be repeated)
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub insecure: Vec<String>,
+
+    /// Certificate authority of the registry, PEM (may be repeated)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub ca_file: Vec<PathBuf>,
+}
+
+/// `imgbuild build`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  imgbuild build model.onnx
+      writes an OCI layout `model.oci` beside the model
+  imgbuild build model.onnx -t localhost:5000/acme/magika:1 --push --report size.json
+      sends the image to a registry and writes its size report
+  imgbuild build model.onnx -o docker-daemon:magika:1 -o oci-archive:magika.tar
+      loads it in Docker and writes an archive as well
+  imgbuild build --locked --offline
+      builds imgbuild.toml from the store alone, with exactly the pinned inputs")]
+pub struct BuildArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub recipe: RecipeArgs,
+
+    /// Name the model is served under [default: the file's name without its ending]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Reference of the image, HOST/NAME:TAG (may be repeated)
+    #[arg(long, short, value_name = "REF")]
+    pub tag: Vec<String>,
+
+    /// Where to write it: oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, docker-daemon:NAME:TAG or docker://HOST/NAME:TAG (may be repeated)
+    #[arg(long, short, value_name = "TRANSPORT")]
+    pub output: Vec<String>,
+
+    /// Send it to the registries of its references
+    #[arg(long)]
+    pub push: bool,
+
+    /// Write the size report here
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
+
+    /// Refuse to build unless the lock is there and up to date
+    #[arg(long)]
+    pub locked: bool,
+
+    /// auto, zstd[:LEVEL], gzip[:LEVEL] or none [default: auto]
+    #[arg(long, value_name = "CODEC")]
+    pub compression: Option<String>,
+
+    /// How much is left out [default: model]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub minimize: Option<Minimize>,
+
+    /// Keep this library whatever the rules say (may be repeated)
+    #[arg(long, value_name = "LIBRARY")]
+    pub keep: Vec<String>,
+
+    /// Say what would be built, and write nothing but the store
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print the size report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// Threads for compression [default: one per core]; they never change the bytes
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub registry: RegistryArgs,
+}
+
+/// `imgbuild lock`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  imgbuild lock              pins what is not pinned yet
+  imgbuild lock --update     chooses every version anew, within the template's rules")]
+pub struct LockArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub recipe: RecipeArgs,
+
+    /// Choose every version anew
+    #[arg(long)]
+    pub update: bool,
+
+    /// Print the lock as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `imgbuild init`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  imgbuild init model.onnx   writes imgbuild.toml for that model")]
+pub struct InitArgs {
+    /// The model that the recipe names
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: Option<PathBuf>,
+
+    /// Replace an existing recipe
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// An image to read.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// The image: a transport such as oci:DIR or docker://HOST/NAME:TAG, or the path of a layout or archive
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub image: String,
+
+    /// Platform to choose from an index [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<Platform>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub registry: RegistryArgs,
+}
+
+/// `imgbuild inspect`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  imgbuild inspect oci:model.oci
+  imgbuild inspect docker://localhost:5000/acme/magika:1 --json")]
+pub struct InspectArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub image: ImageArgs,
+
+    /// Read every blob and check digests, sizes and diff_ids
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `imgbuild why`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  imgbuild why oci:model.oci libstdc++.so.6
+  imgbuild why docker://localhost:5000/acme/magika:1 libonnxruntime_providers_shared.so")]
+pub struct WhyArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub image: ImageArgs,
+
+    /// A library's file name, or a part of it
+    pub library: String,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which program starts containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RunnerChoice {
+    /// Docker where a daemon answers and the image is in it, the embedded one otherwise
+    Auto,
+    /// Docker or podman, by its socket
+    Docker,
+    /// The one inside imgbuild, which needs no daemon
+    Embedded,
+}
+
+/// `imgbuild run`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  imgbuild run oci:model.oci               prints http://127.0.0.1:PORT and runs until Ctrl-C
+  imgbuild run oci:model.oci --port 9000 --cpus 2 --memory 1GiB
+  imgbuild run docker-daemon:magika:1")]
+pub struct RunArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub image: ImageArgs,
+
+    /// What starts it
+    #[arg(long, value_enum, default_value = "auto")]
+    pub runner: RunnerChoice,
+
+    /// Port on this machine's loopback [default: a free one]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+
+    /// Environment of the container (may be repeated)
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+
+    /// Limit of processors
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<f64>,
+
+    /// Limit of memory, such as 512MiB
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<crate::units::ByteSize>,
+
+    /// Seconds to wait until the server is ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub wait: u64,
+
+    /// Print one JSON object with address and seconds instead of the address alone
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `imgbuild push`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  imgbuild push oci:model.oci docker://localhost:5000/acme/magika:1
+  imgbuild push docker://localhost:5000/acme/magika:1 oci-archive:magika.tar")]
+pub struct PushArgs {
+    /// Where the image is
+    pub source: String,
+
+    /// Where it goes, as a transport
+    pub destination: String,
+
+    /// Platform to choose from an index [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<Platform>,
+
+    /// Refuse to move a tag that points at another image
+    #[arg(long)]
+    pub immutable: bool,
+
+    /// Repository on the same registry from which layers may be mounted (may be repeated)
+    #[arg(long, value_name = "REPOSITORY")]
+    pub mount_from: Vec<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub registry: RegistryArgs,
+}
+
+/// `imgbuild login`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  echo \"$TOKEN\" | imgbuild login registry.example.com -u ci --password-stdin")]
+pub struct LoginArgs {
+    /// The registry's host and port
+    pub registry: String,
+
+    /// User
+    #[arg(long, short)]
+    pub username: String,
+
+    /// Read the password from stdin; there is no option that takes it from the command line, where others could see it
+    #[arg(long, required = true)]
+    pub password_stdin: bool,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub options: RegistryArgs,
+}
+
+/// `imgbuild logout`
+#[derive(Debug, Args)]
+pub struct LogoutArgs {
+    /// The registry's host and port
+    pub registry: String,
+}
+
+/// `imgbuild cache`
+#[derive(Debug, Args)]
+pub struct CacheArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+/// What to do with the store.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List what the store holds, largest first
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove blobs that were not used for a while, and leftovers of killed builds
+    #[command(after_help = "Examples:
+  imgbuild cache prune                removes what was idle for 30 days
+  imgbuild cache prune --days 0       removes everything")]
+    Prune {
+        /// Keep what was used within so many days
+        #[arg(long, default_value_t = 30)]
+        days: u64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `imgbuild completions`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  imgbuild completions bash > /etc/bash_completion.d/imgbuild")]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `imgbuild __container`
+#[derive(Debug, Args)]
+pub struct ContainerArgs {
+    /// Arguments of the runner.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<std::ffi::OsString>,
+}

@@ -1,0 +1,178 @@
+//! Every input of a build, pinned: [`Lock`], kept in `imgbuild.lock`.
+//!
+//! Goals of the format: a person can review a change of it; equal requests give equal bytes; nothing in it names a server;
+//! `format` pins everything that decides the bytes of layers (tar rules, codecs, levels), so that an image can be built again
+//! years later. Only this module chooses versions, and only where a pin is missing or `--update` was given.
+
+mod obtain;
+
+pub use obtain::{Chooser, LockMode, LockRequest, Obtained};
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::source::{Pin, SourceError};
+use crate::template::strict::{self, StrictTomlError};
+
+/// The newest version of the lock file.
+pub const VERSION: u32 = 1;
+
+const HEADER: &str = "# Written by `imgbuild lock`. Pins what goes into the image; change it with `imgbuild lock --update`.\n";
+
+/// The lock file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Lock {
+    /// Version of this file's format.
+    pub version: u32,
+    /// Version of the rules that decide the bytes of layers (`docs/spec/format.md`).
+    pub format: u32,
+    /// Name of the stack.
+    pub stack: String,
+    /// Name or reference of the base.
+    pub base: String,
+    /// For which platform.
+    pub platform: String,
+    /// Digest of what was asked for: stack, base and platform with the content of their data files. A lock for another request is stale.
+    pub request: Digest,
+    /// The inference server that the image gets.
+    pub server: ServerPin,
+    /// The inputs, in the order of the data files.
+    #[serde(rename = "input", default)]
+    pub inputs: Vec<Pin>,
+}
+
+/// The inference server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerPin {
+    /// Digest of the binary.
+    pub sha256: Digest,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// What is wrong with a lock.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// There is none, and `--locked` forbids making one.
+    #[error("there is no lock `{path}`, and `--locked` forbids writing one")]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// It is for something else, and `--locked` forbids writing another.
+    #[error("the lock `{path}` is stale: {reason}")]
+    Stale {
+        /// The file.
+        path: PathBuf,
+        /// What differs, found and expected.
+        reason: String,
+    },
+    /// It was written by a newer version.
+    #[error("the lock `{path}` has {what} {found}, and this version of imgbuild knows up to {known}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// `version` or `format`.
+        what: &'static str,
+        /// What it says.
+        found: u32,
+        /// What is known.
+        known: u32,
+    },
+    /// It is no lock.
+    #[error("failed to understand the lock")]
+    Parse(#[from] StrictTomlError),
+    /// It cannot be read or written.
+    #[error("failed to {action} the lock `{path}`")]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Something is not pinned, and pinning it needs the network.
+    #[error("`{name}` is not pinned, and choosing its version needs the network")]
+    Offline {
+        /// The package.
+        name: String,
+    },
+    /// A version could not be chosen.
+    #[error("failed to pin {names}")]
+    Pin {
+        /// The packages.
+        names: String,
+        /// Why not.
+        source: Box<SourceError>,
+    },
+}
+
+impl LockError {
+    /// What the user can do.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { .. } => Some("run `imgbuild lock` and commit the file it writes".to_owned()),
+            Self::Stale { .. } => Some("run `imgbuild lock` and commit the change, or build without `--locked`".to_owned()),
+            Self::Newer { .. } => Some("use the version of imgbuild that wrote it, or a newer one".to_owned()),
+            Self::Parse(error) => error.hint(),
+            Self::Pin { source, .. } => source.hint(),
+            Self::Offline { .. } => Some("run `imgbuild lock` once without `--offline`".to_owned()),
+            Self::Io { .. } => None,
+        }
+    }
+}
+
+impl Lock {
+    /// Reads a lock file; `None` where there is none.
+    ///
+    /// # Errors
+    /// Where it cannot be read, is no lock, or is from a newer version.
+    pub fn load(path: &Path) -> Result<Option<Self>, LockError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(LockError::Io { action: "read", path: path.to_owned(), source }),
+        }
+    }
+
+    /// Reads a lock from its text; `path` is only for the error.
+    ///
+    /// # Errors
+    /// As [`Lock::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, LockError> {
+        // The version is looked at before anything else, so that a newer file is refused as newer and not as misspelt.
+        let versions: toml::Table = strict::parse(text, path)?;
+        for (what, known) in [("version", VERSION), ("format", crate::layer::FORMAT_VERSION)] {
+            let found = versions.get(what).and_then(toml::Value::as_integer).and_then(|found| u32::try_from(found).ok());
+            if let Some(found) = found.filter(|found| *found > known) {
+                return Err(LockError::Newer { path: path.to_owned(), what, found, known });
+            }
+        }
+        Ok(strict::parse(text, path)?)
+    }
+
+    /// The text of the lock file.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        format!("{HEADER}{}", toml::to_string(self).expect("a lock has string keys and plain values"))
+    }
+
+    /// Writes the lock file: whole, or not at all; an equal one is left alone.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), LockError> {
+        let text = self.to_text();
+        if std::fs::read_to_string(path).is_ok_and(|found| found == text) {
+            return Ok(());
+        }
+        crate::files::write_atomically(path, text.as_bytes())
+            .map_err(|source| LockError::Io { action: "write", path: path.to_owned(), source })
+    }
+}

@@ -1,0 +1,208 @@
+//! Obtaining a lock: reading the one that is there, and pinning what it lacks.
+
+use std::path::Path;
+
+use super::{Lock, LockError, ServerPin, VERSION};
+use crate::digest::Digest;
+use crate::layer::FORMAT_VERSION;
+use crate::platform::Platform;
+use crate::progress::Progress;
+use crate::source::{DebName, Pin, Reach, Request, SourceKind, Sources, WheelName};
+use crate::store::Store;
+
+/// What may happen to the lock file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// It must be there and up to date.
+    Locked,
+    /// What it lacks is pinned; pins that still fit are kept.
+    Complete,
+    /// Every version is chosen anew.
+    Update,
+}
+
+/// What is to be pinned.
+#[derive(Debug, Clone)]
+pub struct LockRequest {
+    /// Name of the stack.
+    pub stack: String,
+    /// Name or reference of the base.
+    pub base: String,
+    /// For which platform.
+    pub platform: Platform,
+    /// Digest over the data files of stack and base, which say what may be chosen.
+    pub data: Digest,
+    /// The inference server.
+    pub server: ServerPin,
+    /// The packages to pin, in order.
+    pub requests: Vec<Request>,
+}
+
+impl LockRequest {
+    /// What the lock's `request` must be.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(format!("{}\n{}\n{}\n{}\n", self.stack, self.base, self.platform, self.data).as_bytes())
+    }
+}
+
+/// A lock that fits the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obtained {
+    /// The lock.
+    pub lock: Lock,
+    /// What changed against the file that was there, as lines for people. Empty where nothing did.
+    pub changes: Vec<String>,
+}
+
+/// Where pins are chosen, and what may be used for it.
+#[derive(Debug)]
+pub struct Chooser<'a> {
+    /// The sources.
+    pub sources: &'a Sources,
+    /// Where what was fetched for choosing is kept.
+    pub store: &'a Store,
+    /// Whether the network may be used.
+    pub reach: Reach,
+    /// Where events go.
+    pub progress: &'a Progress,
+}
+
+impl Chooser<'_> {
+    /// Pins some requests of one lock.
+    fn choose(&self, requests: &[Request], platform: Platform) -> Result<Vec<Pin>, LockError> {
+        let remote = requests.iter().find(|request| !matches!(request, Request::Local { .. }));
+        if let Some(request) = remote.filter(|_| self.reach == Reach::Offline) {
+            return Err(LockError::Offline { name: request.name().to_owned() });
+        }
+        self.sources.lock(requests, platform, self.store, self.progress).map_err(|source| {
+            let names: Vec<&str> = requests.iter().map(Request::name).collect();
+            LockError::Pin { names: names.join(", "), source: Box::new(source) }
+        })
+    }
+}
+
+impl Lock {
+    /// Reads the lock at `path` and pins what is missing in it for `request`. Writes nothing: see [`Lock::save`].
+    ///
+    /// Files and directories that the recipe names are hashed each time: a changed one makes the lock stale.
+    ///
+    /// # Errors
+    /// With [`LockMode::Locked`] where the lock is missing or stale; where a version cannot be chosen.
+    pub fn obtain(path: &Path, request: &LockRequest, mode: LockMode, chooser: &Chooser<'_>) -> Result<Obtained, LockError> {
+        let old = Self::load(path)?;
+        if mode == LockMode::Locked && old.is_none() {
+            return Err(LockError::Missing { path: path.to_owned() });
+        }
+        let keep = |wanted: &Request| {
+            let lock = old.as_ref().filter(|_| mode != LockMode::Update)?;
+            lock.inputs.iter().find(|pin| fits(pin, wanted, request.platform)).cloned()
+        };
+        let mut pins: Vec<Option<Pin>> = request.requests.iter().map(keep).collect();
+        let missing: Vec<usize> = (0..pins.len()).filter(|at| pins[*at].is_none()).collect();
+        let local = |at: &usize| matches!(request.requests[*at], Request::Local { .. });
+        if mode == LockMode::Locked
+            && let Some(at) = missing.iter().find(|at| !local(at))
+        {
+            let reason = format!("it does not pin `{}` as the stack and base ask for it", request.requests[*at].name());
+            return Err(LockError::Stale { path: path.to_owned(), reason });
+        }
+        let wanted: Vec<Request> = missing.iter().map(|at| request.requests[*at].clone()).collect();
+        if !wanted.is_empty() {
+            for (at, pin) in missing.into_iter().zip(chooser.choose(&wanted, request.platform)?) {
+                pins[at] = Some(pin);
+            }
+        }
+        let lock = Self {
+            version: VERSION,
+            format: FORMAT_VERSION,
+            stack: request.stack.clone(),
+            base: request.base.clone(),
+            platform: request.platform.to_string(),
+            request: request.digest(),
+            server: request.server.clone(),
+            inputs: pins.into_iter().flatten().collect(),
+        };
+        let changes = lock.changes_since(old.as_ref());
+        match old {
+            Some(old) if mode == LockMode::Locked && old != lock => {
+                let reason = old.difference(&lock).unwrap_or_else(|| changes.join(", "));
+                Err(LockError::Stale { path: path.to_owned(), reason })
+            }
+            _ => Ok(Obtained { lock, changes }),
+        }
+    }
+
+    /// How this lock's head differs from the one that is needed.
+    fn difference(&self, needed: &Self) -> Option<String> {
+        for (what, found, expected) in [
+            ("stack", &self.stack, &needed.stack),
+            ("base", &self.base, &needed.base),
+            ("platform", &self.platform, &needed.platform),
+        ] {
+            if found != expected {
+                return Some(format!("its {what} is `{found}`, expected `{expected}`"));
+            }
+        }
+        if self.format != needed.format {
+            return Some(format!("its format is {}, expected {}", self.format, needed.format));
+        }
+        if self.request != needed.request {
+            return Some(format!("the data of stack `{}` or base `{}` changed since it was written", self.stack, self.base));
+        }
+        let server = (self.server != needed.server)
+            .then(|| format!("its server is {}, and the one at hand is {}", self.server.sha256, needed.server.sha256));
+        server
+    }
+
+    fn changes_since(&self, old: Option<&Self>) -> Vec<String> {
+        let Some(old) = old else {
+            return self.inputs.iter().map(|pin| format!("pinned {} {}", pin.name, pin.version)).collect();
+        };
+        let mut changes = Vec::new();
+        for pin in &self.inputs {
+            match old.inputs.iter().find(|before| before.name == pin.name && before.kind == pin.kind) {
+                None => changes.push(format!("pinned {} {}", pin.name, pin.version)),
+                Some(before) if before.version != pin.version => {
+                    changes.push(format!("{} {} → {}", pin.name, before.version, pin.version));
+                }
+                Some(before) if before != pin => changes.push(format!("{} {} is now another file", pin.name, pin.version)),
+                Some(_) => {}
+            }
+        }
+        for before in &old.inputs {
+            if !self.inputs.iter().any(|pin| pin.name == before.name && pin.kind == before.kind) {
+                changes.push(format!("dropped {} {}", before.name, before.version));
+            }
+        }
+        if old.server != self.server {
+            changes.push(format!("imgserve is now {}", self.server.sha256.short()));
+        }
+        if changes.is_empty() && old != self {
+            changes.push("stack, base or platform changed".to_owned());
+        }
+        changes
+    }
+}
+
+/// Tells whether a pin is what a request asks for. Local files never fit without being hashed again.
+fn fits(pin: &Pin, wanted: &Request, platform: Platform) -> bool {
+    let version_fits = |version: &Option<String>| version.as_ref().is_none_or(|version| *version == pin.version);
+    match wanted {
+        Request::Wheel { name, version, .. } => {
+            let built_for = pin.file.parse::<WheelName>().map(|wheel| wheel.platform).unwrap_or_default();
+            pin.kind == SourceKind::Pip
+                && pin.name == *name
+                && version_fits(version)
+                && (built_for == "any" || built_for.ends_with(platform.machine()))
+        }
+        Request::Debian { name, version } => {
+            let built_for = pin.file.parse::<DebName>().map(|package| package.architecture).unwrap_or_default();
+            pin.kind == SourceKind::Apt
+                && pin.name == *name
+                && version_fits(version)
+                && (built_for == "all" || built_for == platform.architecture())
+        }
+        Request::Local { .. } => false,
+    }
+}

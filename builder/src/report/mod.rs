@@ -1,0 +1,329 @@
+//! What was built, how big every part is, and why it is there: [`SizeReport`], written as `size.json`.
+//!
+//! The format is described in `docs/spec/size-report.md`. Equal builds give equal reports: nothing in it depends on the clock or the machine.
+
+mod composition;
+mod table;
+
+pub use composition::{Composition, LABEL, Library};
+pub use table::render;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::recipe::Minimize;
+use crate::tree::{LayerName, Origin};
+
+/// The format's name, the first key of the file.
+pub const SCHEMA: &str = "imgbuild.size";
+/// The newest version of the format.
+pub const VERSION: u32 = 1;
+
+/// A size report. All sizes are bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeReport {
+    /// Always [`SCHEMA`].
+    pub schema: String,
+    /// The format's version.
+    pub version: u32,
+    /// The builder's version.
+    pub imgbuild: String,
+    /// The image.
+    pub image: ImageIdentity,
+    /// The model.
+    pub model: ModelIdentity,
+    /// Name of the stack.
+    pub stack: String,
+    /// Name or reference of the base.
+    pub base: String,
+    /// How much was left out.
+    pub minimize: Minimize,
+    /// Sums over the whole image.
+    pub totals: Totals,
+    /// The same image at each level of `--minimize`, this one included.
+    pub levels: Vec<Level>,
+    /// The layers, lowest first.
+    pub layers: Vec<LayerSize>,
+    /// The packages that files were taken from.
+    pub packages: Vec<PackageSize>,
+    /// Every file, by path.
+    pub files: Vec<FileSize>,
+    /// What was left out, largest first.
+    pub omitted: Vec<Omission>,
+    /// The proof that the image links.
+    pub links: Links,
+}
+
+/// Which image it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageIdentity {
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Digest of the config, Docker's image id.
+    pub config: Digest,
+    /// For instance `linux/amd64`.
+    pub platform: String,
+}
+
+/// Which model it serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelIdentity {
+    /// The name it is served under.
+    pub name: String,
+    /// For instance `onnx`.
+    pub format: String,
+    /// Bytes of the model with its external data.
+    pub size: u64,
+}
+
+/// Unpacked and compressed bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bytes {
+    /// Bytes of the files.
+    pub unpacked: u64,
+    /// Bytes as they travel.
+    pub compressed: u64,
+}
+
+impl Bytes {
+    /// Adds another pair.
+    pub fn add(&mut self, other: Self) {
+        self.unpacked += other.unpacked;
+        self.compressed += other.compressed;
+    }
+}
+
+/// Sums over the whole image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Totals {
+    /// All layers.
+    pub image: Bytes,
+    /// All layers but the model's: what every model of this stack shares.
+    pub without_model: Bytes,
+    /// Bytes of manifest and config, which travel with the layers.
+    pub metadata: u64,
+}
+
+/// How big the packages' part of the image is at one level of minimisation; server, model and generated files are in none of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Level {
+    /// The level.
+    pub minimize: Minimize,
+    /// Bytes of its files.
+    pub unpacked: u64,
+    /// Bytes as they travel: of the package files themselves at level `package`, of the layers' frames otherwise.
+    pub compressed: u64,
+}
+
+/// One layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerSize {
+    /// `base`, `runtime`, `server` or `model`; `base-image` for layers of a base that is an image.
+    pub name: String,
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Media type.
+    pub media_type: String,
+    /// Bytes of the blob.
+    pub compressed: u64,
+    /// Bytes of the files in it.
+    pub unpacked: u64,
+    /// Number of files.
+    pub files: u64,
+}
+
+/// One package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackageSize {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Digest of the package file.
+    pub digest: Digest,
+    /// Its licence as it states it, where it does.
+    pub license: Option<String>,
+    /// Bytes of the package file.
+    pub download: u64,
+    /// Bytes of all its files.
+    pub installed: u64,
+    /// Bytes of those that were taken.
+    pub taken: u64,
+}
+
+/// One file of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSize {
+    /// Where it is in the image.
+    pub path: String,
+    /// In which layer.
+    pub layer: LayerName,
+    /// Its bytes.
+    pub unpacked: u64,
+    /// Its share of the layer's blob: measured for files with a compression frame of their own, by size within shared frames.
+    pub compressed: u64,
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// From where it came.
+    pub origin: Origin,
+    /// Why it is there.
+    pub reason: String,
+}
+
+/// Something that was left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Omission {
+    /// A library's file name, or what a group of files has in common.
+    pub name: String,
+    /// The package it is part of.
+    pub package: String,
+    /// How many files.
+    pub files: u64,
+    /// Their bytes: what leaving them out saved.
+    pub unpacked: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// What the link proof checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Links {
+    /// Executables and libraries.
+    pub objects: u64,
+    /// Undefined symbols that were resolved.
+    pub symbols: u64,
+    /// Symbol versions that were resolved.
+    pub versions: u64,
+    /// Symbols or libraries that the host injects.
+    pub injected: Vec<String>,
+    /// Libraries that are needed by name and used by nothing.
+    pub dead: Vec<String>,
+}
+
+/// What is wrong with a report file.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The file cannot be read.
+    #[error("failed to read the report `{path}`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file cannot be written.
+    #[error("failed to write the report `{path}`")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is no report.
+    #[error("`{path}` is no size report")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The file is of another kind or version.
+    #[error("`{path}` is `{schema}` version {version}, expected `{SCHEMA}` version {VERSION}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        schema: String,
+        /// Its version.
+        version: u64,
+    },
+    /// The parts of the report do not add up: it was edited or cut.
+    #[error("`{path}` contradicts itself: {what} is {found}, and its parts give {expected}")]
+    Inconsistent {
+        /// The file.
+        path: PathBuf,
+        /// Which sum.
+        what: String,
+        /// What the report says.
+        found: u64,
+        /// What its parts give.
+        expected: u64,
+    },
+}
+
+impl SizeReport {
+    /// The report as it is written: indented JSON with a final newline.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a report has string keys only");
+        text.push('\n');
+        text
+    }
+
+    /// Writes the report: whole, or not at all.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), ReportError> {
+        crate::files::write_atomically(path, self.to_json().as_bytes())
+            .map_err(|source| ReportError::Write { path: path.to_owned(), source })
+    }
+
+    /// Reads a report and checks that its sums hold.
+    ///
+    /// # Errors
+    /// Where the file is no report, is of another version, or contradicts itself.
+    pub fn load(path: &Path) -> Result<Self, ReportError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ReportError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads a report from its text; `path` is only for the error.
+    ///
+    /// # Errors
+    /// As [`SizeReport::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ReportError> {
+        let parse = |source| ReportError::Parse { path: path.to_owned(), source };
+        let value: serde_json::Value = serde_json::from_str(text).map_err(parse)?;
+        let schema = value["schema"].as_str().unwrap_or("a file without a schema").to_owned();
+        let version = value["version"].as_u64().unwrap_or(0);
+        if schema != SCHEMA || version != u64::from(VERSION) {
+            return Err(ReportError::Version { path: path.to_owned(), schema, version });
+        }
+        let report: Self = serde_json::from_value(value).map_err(parse)?;
+        report.check(path)?;
+        Ok(report)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ReportError> {
+        let same = |what: String, found: u64, expected: u64| {
+            if found == expected { Ok(()) } else { Err(ReportError::Inconsistent { path: path.to_owned(), what, found, expected }) }
+        };
+        same("totals.image.compressed".to_owned(), self.totals.image.compressed, self.layers.iter().map(|l| l.compressed).sum())?;
+        same("totals.image.unpacked".to_owned(), self.totals.image.unpacked, self.layers.iter().map(|l| l.unpacked).sum())?;
+        for layer in self.layers.iter().filter(|layer| layer.name != BASE_IMAGE) {
+            let files = || self.files.iter().filter(|file| file.layer.as_str() == layer.name);
+            same(format!("layer `{}`", layer.name), layer.unpacked, files().map(|file| file.unpacked).sum())?;
+            same(format!("number of files of layer `{}`", layer.name), layer.files, files().count() as u64)?;
+        }
+        Ok(())
+    }
+}
+
+/// Name of the layers that a base image brought.
+pub const BASE_IMAGE: &str = "base-image";

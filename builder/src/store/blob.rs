@@ -1,0 +1,157 @@
+//! Blobs: written once, found again, never trusted when they changed.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::{Store, StoreError, io_error};
+use crate::digest::{Digest, HashingWriter};
+
+/// A finished blob in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Number of its bytes.
+    pub size: u64,
+    /// The file, read-only.
+    pub path: PathBuf,
+}
+
+/// A blob being written. Dropped unfinished, it leaves nothing behind.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: Store,
+    file: HashingWriter<NamedTempFile>,
+}
+
+impl Store {
+    /// Begins a blob.
+    ///
+    /// # Errors
+    /// Where no file can be made in the store.
+    pub fn writer(&self) -> Result<BlobWriter, StoreError> {
+        let scratch = self.scratch();
+        let file = NamedTempFile::new_in(&scratch).map_err(io_error("create a file in", &scratch))?;
+        Ok(BlobWriter { store: self.clone(), file: HashingWriter::new(file) })
+    }
+
+    /// Takes a stream in as a blob.
+    ///
+    /// # Errors
+    /// Where the reader fails, the disk is full, or the digest is not the `expected` one.
+    pub fn add(&self, mut reader: impl Read, expected: Option<&Digest>) -> Result<Blob, StoreError> {
+        let mut writer = self.writer()?;
+        io::copy(&mut reader, &mut writer).map_err(io_error("write a blob in", &self.scratch()))?;
+        match expected {
+            Some(expected) => writer.finish_expecting(expected),
+            None => writer.finish(),
+        }
+    }
+
+    /// Finds a blob, checking that it is whole. A damaged one is removed and not found.
+    ///
+    /// # Errors
+    /// Where the operating system refuses to read or remove it.
+    pub fn find(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        let path = self.blob_path(digest);
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() => metadata,
+            Ok(_) => {
+                return Err(StoreError::Io { action: "read the blob", path, source: io::Error::other("it is no regular file") });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Io { action: "read", path, source }),
+        };
+        let stamp_path = self.stamp_path(digest);
+        let blob = Blob { digest: *digest, size: metadata.len(), path };
+        if fs::read(&stamp_path).is_ok_and(|found| found == stamp(&metadata)) {
+            return Ok(Some(blob));
+        }
+        let file = File::open(&blob.path).map_err(io_error("read", &blob.path))?;
+        let (actual, _) = Digest::of_reader(file).map_err(io_error("read", &blob.path))?;
+        if actual == *digest {
+            self.write_atomically(&stamp_path, &stamp(&metadata))?;
+            return Ok(Some(blob));
+        }
+        fs::remove_file(&blob.path).map_err(io_error("remove the damaged blob", &blob.path))?;
+        Ok(None)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root().join("blobs/sha256").join(digest.hex())
+    }
+
+    fn stamp_path(&self, digest: &Digest) -> PathBuf {
+        self.root().join("stamps/sha256").join(digest.hex())
+    }
+}
+
+/// How a file looks from outside: any write to it changes at least one of these.
+pub(crate) fn stamp(metadata: &fs::Metadata) -> Vec<u8> {
+    format!(
+        "{} {} {} {}.{:09} {}.{:09}\n",
+        metadata.len(),
+        metadata.dev(),
+        metadata.ino(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec()
+    )
+    .into_bytes()
+}
+
+impl BlobWriter {
+    /// Bytes written so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.file.written()
+    }
+
+    /// Completes the blob under whatever digest its bytes have.
+    ///
+    /// # Errors
+    /// Where the disk is full or the store cannot be written.
+    pub fn finish(self) -> Result<Blob, StoreError> {
+        self.complete(None)
+    }
+
+    /// Completes the blob if its digest is the expected one; keeps nothing otherwise.
+    ///
+    /// # Errors
+    /// [`StoreError::Digest`] where the bytes are others, or where the store cannot be written.
+    pub fn finish_expecting(self, expected: &Digest) -> Result<Blob, StoreError> {
+        self.complete(Some(expected))
+    }
+
+    fn complete(self, expected: Option<&Digest>) -> Result<Blob, StoreError> {
+        let Self { store, file } = self;
+        let (file, digest, size) = file.finish();
+        if let Some(expected) = expected.filter(|expected| **expected != digest) {
+            return Err(StoreError::Digest { actual: digest, expected: *expected });
+        }
+        let path = store.blob_path(&digest);
+        let error = |path: &Path| io_error("write the blob", path);
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o444)).map_err(error(file.path()))?;
+        file.as_file().sync_data().map_err(error(file.path()))?;
+        // Read after the rename, which changes the inode's times on some file systems.
+        let file = file.persist(&path).map_err(|failed| error(&path)(failed.error))?;
+        let metadata = file.metadata().map_err(error(&path))?;
+        store.write_atomically(&store.stamp_path(&digest), &stamp(&metadata))?;
+        Ok(Blob { digest, size, path })
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.file.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
