@@ -35,10 +35,9 @@ impl ShapeSpec {
     /// The dimensions as the protocol writes them, -1 for a dynamic one.
     pub fn to_protocol(&self) -> Vec<i64> {
         match self {
-            Self::Ranked(dimensions) => dimensions
-                .iter()
-                .map(|dimension| dimension.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1))
-                .collect(),
+            Self::Ranked(dimensions) => {
+                dimensions.iter().map(|dimension| dimension.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1)).collect()
+            }
             Self::Unranked => Vec::new(),
         }
     }

@@ -205,8 +205,8 @@ impl Config {
             Err(source) if named.is_none() && source.kind() == std::io::ErrorKind::NotFound => None,
             Err(source) => return Err(ConfigError::Unreadable { path, source }),
         };
-        let variables = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Self::resolve(&path, text.as_deref(), variables)
     }
 
@@ -221,8 +221,8 @@ impl Config {
     ) -> Result<Resolved, ConfigError> {
         let mut given = BTreeMap::new();
         if let Some(text) = text {
-            let file: Map<String, Value> = serde_json::from_slice(text)
-                .map_err(|source| ConfigError::NotJson { path: path.into(), source })?;
+            let file: Map<String, Value> =
+                serde_json::from_slice(text).map_err(|source| ConfigError::NotJson { path: path.into(), source })?;
             for (name, value) in file {
                 let Some(key) = keys::find(&name) else {
                     let nearest = keys::nearest(&name);
@@ -293,11 +293,7 @@ fn strength(name: &str) -> u8 {
 }
 
 /// The option that a variable sets, if it sets one.
-fn from_variable(
-    name: &str,
-    value: String,
-    warnings: &mut Vec<String>,
-) -> Result<Option<(&'static Key, Value)>, ConfigError> {
+fn from_variable(name: &str, value: String, warnings: &mut Vec<String>) -> Result<Option<(&'static Key, Value)>, ConfigError> {
     let key_name = match name {
         "SAGEMAKER_BIND_TO_PORT" | "AIP_HTTP_PORT" => "port".to_owned(),
         "AIP_HEALTH_ROUTE" => "health_route".to_owned(),
@@ -417,11 +413,7 @@ impl Reader {
     fn wrong(&self, key: &str, expected: &str) -> ConfigError {
         match self.given.get(key) {
             Some(given) => given.wrong(expected),
-            None => ConfigError::Value {
-                origin: format!("key `{key}`"),
-                found: "missing".into(),
-                expected: expected.into(),
-            },
+            None => ConfigError::Value { origin: format!("key `{key}`"), found: "missing".into(), expected: expected.into() },
         }
     }
 
@@ -462,12 +454,7 @@ impl Reader {
         }
     }
 
-    fn integer(
-        &mut self,
-        key: &str,
-        default: usize,
-        range: std::ops::RangeInclusive<usize>,
-    ) -> Result<usize, ConfigError> {
+    fn integer(&mut self, key: &str, default: usize, range: std::ops::RangeInclusive<usize>) -> Result<usize, ConfigError> {
         let Some(given) = self.given.get(key) else { return Ok(default) };
         given
             .value

@@ -190,11 +190,7 @@ fn read(app: &App, route: Route) -> Result<Answer, Refusal> {
     fn tensors(specs: &[TensorSpec]) -> Vec<Tensor<'_>> {
         specs
             .iter()
-            .map(|spec| Tensor {
-                name: &spec.name,
-                datatype: spec.datatype.name(),
-                shape: spec.shape.to_protocol(),
-            })
+            .map(|spec| Tensor { name: &spec.name, datatype: spec.datatype.name(), shape: spec.shape.to_protocol() })
             .collect()
     }
     Ok(match route {

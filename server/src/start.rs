@@ -110,9 +110,7 @@ fn load_fields(line: Line, error: &LoadError) -> Line {
             .optional("operator", operator.as_ref())
             .optional("missing_file", file.as_ref())
             .optional("missing_locale", locale.as_ref()),
-        LoadError::InputUnserved { path: model, input, .. } => {
-            line.field("model", &path(model)).field("input", input)
-        }
+        LoadError::InputUnserved { path: model, input, .. } => line.field("model", &path(model)).field("input", input),
         LoadError::OutputsUnserved { path: model, .. } => line.field("model", &path(model)),
     }
 }

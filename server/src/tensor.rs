@@ -292,8 +292,7 @@ impl Tensor {
         let count = element_count(&shape)?;
         match (&elements, datatype.size()) {
             (Elements::Fixed(bytes), Some(size)) => {
-                let expected =
-                    count.checked_mul(size).ok_or_else(|| TensorError::TooManyElements { shape: shape.clone() })?;
+                let expected = count.checked_mul(size).ok_or_else(|| TensorError::TooManyElements { shape: shape.clone() })?;
                 if bytes.len() != expected {
                     return Err(TensorError::WrongSize { datatype, shape, expected, found: bytes.len() });
                 }
@@ -322,10 +321,8 @@ impl Tensor {
         let count = element_count(&shape)?;
         let elements = match datatype.size() {
             Some(size) => {
-                let words = count
-                    .checked_mul(size)
-                    .ok_or_else(|| TensorError::TooManyElements { shape: shape.clone() })?
-                    .div_ceil(8);
+                let words =
+                    count.checked_mul(size).ok_or_else(|| TensorError::TooManyElements { shape: shape.clone() })?.div_ceil(8);
                 Elements::Fixed(from_vec(vec![0_u64; words]).slice(..count * size))
             }
             None => Elements::Strings(Strings { bytes: Vec::new(), ends: vec![0; count] }),

@@ -118,8 +118,7 @@ impl<'a> Fields<'a> {
         if self.external {
             return Err(TensorProtoError::External);
         }
-        let datatype =
-            from_onnx(self.data_type).ok_or(TensorProtoError::DataType { found: self.data_type })?;
+        let datatype = from_onnx(self.data_type).ok_or(TensorProtoError::DataType { found: self.data_type })?;
         let shape = self
             .dims
             .iter()
@@ -278,10 +277,10 @@ mod tests {
         let raw = b"\x08\x02\x10\x05\x42\x01x\x4a\x04\x01\x00\xfe\xff";
         assert_eq!(parse(typed).expect("typed"), parse(raw).expect("raw"));
         assert_eq!(parse(raw).expect("raw").name, "x");
-        assert_eq!(parse(b"\x10\x05\x2a\x03\x80\x80\x04"), Err(TensorProtoError::Element {
-            found: 65536,
-            datatype: Datatype::Int16
-        }));
+        assert_eq!(
+            parse(b"\x10\x05\x2a\x03\x80\x80\x04"),
+            Err(TensorProtoError::Element { found: 65536, datatype: Datatype::Int16 })
+        );
         assert_eq!(parse(b"\x10\x0e"), Err(TensorProtoError::DataType { found: 14 }));
         assert_eq!(parse(b"\x10\x01\x70\x01"), Err(TensorProtoError::External));
         assert!(matches!(parse(b"\x4a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), Err(TensorProtoError::Damaged { .. })));

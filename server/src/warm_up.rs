@@ -96,9 +96,7 @@ pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, largest: usize) -> Resul
             };
             match backend.run(inputs, &outputs, &Cancel::default()) {
                 Ok(_) => Ok(Outcome::Ran),
-                Err(source @ RunError::NotImplemented { .. }) => {
-                    Err(WarmUpError::Run { inputs: "zeros".into(), source })
-                }
+                Err(source @ RunError::NotImplemented { .. }) => Err(WarmUpError::Run { inputs: "zeros".into(), source }),
                 Err(error) => Ok(Outcome::Failed(error.to_string())),
             }
         }
@@ -129,8 +127,7 @@ fn read_folder(folder: &Path, interface: &ModelInterface) -> Result<Vec<Tensor>,
     for index in 0..interface.inputs.len() {
         let path = folder.join(format!("input_{index}.pb"));
         let bytes = std::fs::read(&path).map_err(|source| WarmUpError::Unreadable { path: path.clone(), source })?;
-        let named = tensor_proto::parse(&bytes)
-            .map_err(|source| WarmUpError::NotATensor { path: path.clone(), source })?;
+        let named = tensor_proto::parse(&bytes).map_err(|source| WarmUpError::NotATensor { path: path.clone(), source })?;
         let place = interface.inputs.iter().position(|input| input.name == named.name).unwrap_or(index);
         if tensors[place].is_some() {
             return Err(WarmUpError::WrongName { path, found: named.name });

@@ -129,9 +129,8 @@ fn a_check_says_what_keeps_it_from_starting() {
     let folder = Folder::new("check");
     let (good, bad) = (folder.write("good.onnx", &model("Abs")), folder.write("bad.onnx", &model("Mystery")));
     let library = library();
-    let check = |model: &Path, library: &Path| {
-        failure(&["--check"], &[("IMGSERVE_MODEL_PATH", model), ("IMGSERVE_LIBRARY", library)])
-    };
+    let check =
+        |model: &Path, library: &Path| failure(&["--check"], &[("IMGSERVE_MODEL_PATH", model), ("IMGSERVE_LIBRARY", library)]);
     let (status, error) = check(&bad, &library);
     assert_eq!((status, &error["operator"]), (Some(4), &Value::from("Mystery")), "{error}");
     let (status, error) = check(&good, Path::new("libnowhere.so.7"));
@@ -139,8 +138,7 @@ fn a_check_says_what_keeps_it_from_starting() {
     let (status, error) = check(&folder.0.join("none.onnx"), &library);
     assert_eq!((status, &error["stage"]), (Some(4), &Value::from("session")), "{error}");
 
-    let (mut child, lines) =
-        start(&["--check"], &[("IMGSERVE_MODEL_PATH", &good), ("IMGSERVE_LIBRARY", &library)]);
+    let (mut child, lines) = start(&["--check"], &[("IMGSERVE_MODEL_PATH", &good), ("IMGSERVE_LIBRARY", &library)]);
     let phases: Vec<_> = lines.map(|line| line["phase"].as_str().expect("only phases").to_owned()).collect();
     assert_eq!(phases, ["exec", "config", "dlopen", "session", "warm_up", "ready"]);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));

@@ -1,6 +1,6 @@
 """Starts the server as an image would, and reads what it says.
 
-Shared by judge.py and onnx_backend.py; nothing here knows the server's code.
+Shared by the tests beside it; nothing here knows the server's code.
 """
 
 import json

@@ -88,11 +88,7 @@ impl OnnxBackend {
 
         let mut inputs = Vec::new();
         for outlet in session.inputs().map_err(describe)? {
-            inputs.push(served(outlet).map_err(|(input, kind)| LoadError::InputUnserved {
-                path: path.clone(),
-                input,
-                kind,
-            })?);
+            inputs.push(served(outlet).map_err(|(input, kind)| LoadError::InputUnserved { path: path.clone(), input, kind })?);
         }
         let (mut outputs, mut unserved) = (Vec::new(), Vec::new());
         for outlet in session.outputs().map_err(describe)? {
@@ -114,13 +110,7 @@ impl OnnxBackend {
         Ok(Self {
             input_names: names(&inputs),
             output_names: names(&outputs),
-            interface: ModelInterface {
-                platform: "onnx_onnxv1",
-                runtime: runtime.version,
-                inputs,
-                outputs,
-                unserved,
-            },
+            interface: ModelInterface { platform: "onnx_onnxv1", runtime: runtime.version, inputs, outputs, unserved },
             session: Arc::new(session),
         })
     }
@@ -137,8 +127,7 @@ fn served(outlet: Outlet) -> Result<TensorSpec, (String, String)> {
 fn options(config: &Config) -> Result<SessionOptions, LoadError> {
     let refused = |what: String| move |status: Status| LoadError::Option { what, message: status.message };
     let c_string = |what: &str, text: &[u8]| {
-        CString::new(text)
-            .map_err(|_| LoadError::Option { what: what.to_owned(), message: "it holds a zero byte".into() })
+        CString::new(text).map_err(|_| LoadError::Option { what: what.to_owned(), message: "it holds a zero byte".into() })
     };
     let options = SessionOptions::create().map_err(refused("session options".into()))?;
     let level = match config.graph_optimization {
@@ -156,8 +145,7 @@ fn options(config: &Config) -> Result<SessionOptions, LoadError> {
         for (key, value) in &config.session_config {
             let what = format!("`session_config` entry `{key}`");
             let (key, value) = (c_string(&what, key.as_bytes())?, c_string(&what, value.as_bytes())?);
-            check((call::api().AddSessionConfigEntry)(options.as_ptr(), key.as_ptr(), value.as_ptr()))
-                .map_err(refused(what))?;
+            check((call::api().AddSessionConfigEntry)(options.as_ptr(), key.as_ptr(), value.as_ptr())).map_err(refused(what))?;
         }
     }
     for library in &config.custom_op_libraries {
@@ -177,8 +165,7 @@ impl Backend for OnnxBackend {
 
     fn run(&self, inputs: Vec<Tensor>, outputs: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, RunError> {
         // An output may be one of the inputs itself, so they live as long as the outputs do.
-        let inputs: Arc<[Input]> =
-            inputs.into_iter().map(Input::new).collect::<Result<Vec<_>, _>>().map_err(run_error)?.into();
+        let inputs: Arc<[Input]> = inputs.into_iter().map(Input::new).collect::<Result<Vec<_>, _>>().map_err(run_error)?.into();
         let values: Vec<_> = inputs.iter().map(Input::as_ptr).collect();
         let input_names: Vec<_> = self.input_names.iter().map(|name| name.as_ptr()).collect();
         let output_names: Vec<_> = outputs.iter().map(|&index| self.output_names[index].as_ptr()).collect();

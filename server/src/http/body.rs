@@ -39,9 +39,7 @@ impl Budget {
         u32::try_from(bytes.div_ceil(UNIT))
             .ok()
             .and_then(|units| Arc::clone(&self.0).try_acquire_many_owned(units).ok())
-            .ok_or_else(|| {
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many bytes of requests are held, try again later")
-            })
+            .ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many bytes of requests are held, try again later"))
     }
 }
 
@@ -91,8 +89,7 @@ where
             .await
             .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))?;
         let Some(frame) = frame else { break };
-        let frame = frame
-            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("failed to read the body: {error}")))?;
+        let frame = frame.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("failed to read the body: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         let length = buffer.len() - padding + data.remaining();
         if length > largest {

@@ -39,8 +39,7 @@ impl Kind {
 }
 
 /// Upper bounds of the histograms' buckets, in seconds.
-const BUCKETS: [f64; 16] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+const BUCKETS: [f64; 16] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
 
 /// Durations, counted by size.
 #[derive(Default)]
@@ -164,11 +163,8 @@ impl Metrics {
                 let (name, seconds) = (phase.name(), took.as_secs_f64());
                 line(&mut out, format_args!("imgserve_start_phase_seconds{{phase=\"{name}\"}} {seconds}"));
             }
-            let load: Duration = phases
-                .iter()
-                .filter(|(phase, _)| matches!(phase, Phase::Dlopen | Phase::Session))
-                .map(|(_, took)| *took)
-                .sum();
+            let load: Duration =
+                phases.iter().filter(|(phase, _)| matches!(phase, Phase::Dlopen | Phase::Session)).map(|(_, took)| *took).sum();
             head(&mut out, "imgserve_model_load_seconds", "gauge", "Opening the runtime and loading the model.");
             line(&mut out, format_args!("imgserve_model_load_seconds {}", load.as_secs_f64()));
         }

@@ -165,9 +165,7 @@ async fn binary_data_go_both_ways() {
     let body = [json.as_bytes(), &data].concat();
     let length = json.len().to_string();
     let media_type = format!("application/vnd.sagemaker-triton.binary+json;json-header-size={length}");
-    for (header, value, framed) in
-        [("inference-header-content-length", &length, false), ("content-type", &media_type, true)]
-    {
+    for (header, value, framed) in [("inference-header-content-length", &length, false), ("content-type", &media_type, true)] {
         let (status, answer) = send(&app, "POST", INFER, &[(header, value)], body.clone()).await;
         assert_eq!(status, 200);
         let content_type = answer.headers()[header::CONTENT_TYPE].to_str().expect("text");
@@ -185,11 +183,8 @@ async fn binary_data_go_both_ways() {
 
 #[tokio::test]
 async fn numbers_that_json_lacks_are_refused_in_json() {
-    let nan = Tensor::new(
-        Datatype::Fp32,
-        vec![1],
-        crate::tensor::Elements::Fixed(Bytes::copy_from_slice(&f32::NAN.to_le_bytes())),
-    );
+    let nan =
+        Tensor::new(Datatype::Fp32, vec![1], crate::tensor::Elements::Fixed(Bytes::copy_from_slice(&f32::NAN.to_le_bytes())));
     let nan = nan.expect("one float");
     let app = app("", mock(move |_, _| Ok(vec![nan.clone()])));
     let (status, body) = post(&app, ONE).await;
@@ -293,11 +288,14 @@ fn raw_post(body: &str) -> String {
 async fn a_drain_lets_requests_in_flight_end() {
     let started = Arc::new(Notify::new());
     let told = Arc::clone(&started);
-    let app = app("", mock(move |inputs, _| {
-        told.notify_one();
-        std::thread::sleep(Duration::from_millis(300));
-        Ok(inputs)
-    }));
+    let app = app(
+        "",
+        mock(move |inputs, _| {
+            told.notify_one();
+            std::thread::sleep(Duration::from_millis(300));
+            Ok(inputs)
+        }),
+    );
     let (address, stop, server) = start(&app).await;
     let idle = TcpStream::connect(address).await.expect("accepted");
     let in_flight = tokio::spawn(async move { talk(address, &raw_post(ONE)).await });
@@ -313,10 +311,13 @@ async fn a_drain_lets_requests_in_flight_end() {
 
 #[tokio::test]
 async fn a_drain_does_not_wait_for_ever() {
-    let app = app(r#","drain_timeout_ms":100"#, mock(|inputs, cancel| {
-        until_stopped(cancel, Duration::from_secs(2));
-        Ok(inputs)
-    }));
+    let app = app(
+        r#","drain_timeout_ms":100"#,
+        mock(|inputs, cancel| {
+            until_stopped(cancel, Duration::from_secs(2));
+            Ok(inputs)
+        }),
+    );
     let (address, stop, server) = start(&app).await;
     tokio::spawn(async move { talk(address, &raw_post(ONE)).await });
     while app.metrics.in_flight.value() == 0 {
@@ -330,10 +331,13 @@ async fn a_drain_does_not_wait_for_ever() {
 async fn a_caller_that_goes_away_stops_its_run() {
     let (tell, told) = std::sync::mpsc::channel();
     let tell = std::sync::Mutex::new(tell);
-    let app = app("", mock(move |inputs, cancel| {
-        tell.lock().expect("no panic").send(until_stopped(cancel, Duration::from_secs(10))).expect("heard");
-        Ok(inputs)
-    }));
+    let app = app(
+        "",
+        mock(move |inputs, cancel| {
+            tell.lock().expect("no panic").send(until_stopped(cancel, Duration::from_secs(10))).expect("heard");
+            Ok(inputs)
+        }),
+    );
     let (address, _stop, _server) = start(&app).await;
     let mut stream = TcpStream::connect(address).await.expect("accepted");
     stream.write_all(raw_post(ONE).as_bytes()).await.expect("sent");

@@ -124,9 +124,7 @@ impl<'a> Request<'a> {
     /// See [`ProtocolError`]; every one of them is the caller's to mend.
     pub fn parse(body: &'a Bytes, header_length: Option<usize>) -> Result<Self, ProtocolError> {
         let json_length = header_length.unwrap_or(body.len());
-        let json = body
-            .get(..json_length)
-            .ok_or(ProtocolError::HeaderTooLong { header: json_length, body: body.len() })?;
+        let json = body.get(..json_length).ok_or(ProtocolError::HeaderTooLong { header: json_length, body: body.len() })?;
         let raw: RawRequest<'a> = serde_json::from_slice(json).map_err(|source| ProtocolError::Json { source })?;
 
         let mut rest = body.slice(json_length..);
@@ -194,9 +192,7 @@ impl<'a> Request<'a> {
 
     fn bind_outputs(&self, model: &ModelInterface) -> Result<Vec<RequestedOutput>, ProtocolError> {
         if self.outputs.is_empty() {
-            return Ok((0..model.outputs.len())
-                .map(|index| RequestedOutput { index, binary: self.binary_output })
-                .collect());
+            return Ok((0..model.outputs.len()).map(|index| RequestedOutput { index, binary: self.binary_output }).collect());
         }
         let mut bound: Vec<RequestedOutput> = Vec::with_capacity(self.outputs.len().min(model.outputs.len()));
         for output in &self.outputs {
@@ -223,10 +219,7 @@ impl<'a> Input<'a> {
     /// Takes an input's part of the binary data off `rest`.
     fn read(raw: RawInput<'a>, rest: &mut Bytes) -> Result<Self, ProtocolError> {
         let name = || brief(&raw.name);
-        let datatype = raw
-            .datatype
-            .parse()
-            .map_err(|source| ProtocolError::Tensor { input: name(), source })?;
+        let datatype = raw.datatype.parse().map_err(|source| ProtocolError::Tensor { input: name(), source })?;
         if raw.shape.len() > MAX_RANK {
             return Err(ProtocolError::RankTooHigh { input: name(), rank: raw.shape.len() });
         }
@@ -234,8 +227,7 @@ impl<'a> Input<'a> {
             .shape
             .iter()
             .map(|&dimension| {
-                usize::try_from(dimension)
-                    .map_err(|_| ProtocolError::NegativeDimension { input: name(), dimension })
+                usize::try_from(dimension).map_err(|_| ProtocolError::NegativeDimension { input: name(), dimension })
             })
             .collect::<Result<_, _>>()?;
         let parameters = raw.parameters.unwrap_or_default();

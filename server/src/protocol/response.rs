@@ -74,8 +74,7 @@ pub fn respond(
             }
         } else {
             json.extend_from_slice(b",\"data\":");
-            write_data(tensor, &mut json)
-                .map_err(|reason: NotJson| ProtocolError::NotJson { output: name.clone(), reason })?;
+            write_data(tensor, &mut json).map_err(|reason: NotJson| ProtocolError::NotJson { output: name.clone(), reason })?;
         }
         json.push(b'}');
     }

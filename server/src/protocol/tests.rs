@@ -141,14 +141,14 @@ fn requests_are_checked_against_the_model() {
 #[test]
 fn outputs_are_chosen_by_name() {
     let model = identity(vec![spec("a", Datatype::Int8, &[1]), spec("b", Datatype::Int8, &[1])]);
-    let inputs = r#"[{"name":"a","shape":[1],"datatype":"INT8","data":[1]},{"name":"b","shape":[1],"datatype":"INT8","data":[2]}]"#;
+    let inputs =
+        r#"[{"name":"a","shape":[1],"datatype":"INT8","data":[1]},{"name":"b","shape":[1],"datatype":"INT8","data":[2]}]"#;
     let ask = |rest: &str| bind(&model, &format!(r#"{{"inputs":{inputs}{rest}}}"#));
-    let chosen = ask(r#","outputs":[{"name":"b","parameters":{"binary_data":false}},{"name":"a"}],"parameters":{"binary_data_output":true}"#)
-        .expect("known outputs");
-    assert_eq!(
-        chosen.outputs,
-        [RequestedOutput { index: 1, binary: false }, RequestedOutput { index: 0, binary: true }]
-    );
+    let chosen = ask(
+        r#","outputs":[{"name":"b","parameters":{"binary_data":false}},{"name":"a"}],"parameters":{"binary_data_output":true}"#,
+    )
+    .expect("known outputs");
+    assert_eq!(chosen.outputs, [RequestedOutput { index: 1, binary: false }, RequestedOutput { index: 0, binary: true }]);
     assert_eq!(ask(r#","outputs":[]"#).expect("none means all").outputs.len(), 2);
     assert!(matches!(ask(r#","outputs":[{"name":"c"}]"#), Err(ProtocolError::UnknownOutput { .. })));
     assert!(matches!(ask(r#","outputs":[{"name":"a"},{"name":"a"}]"#), Err(ProtocolError::DuplicateOutput { .. })));

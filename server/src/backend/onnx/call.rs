@@ -223,15 +223,11 @@ type TypeOf = unsafe extern "system" fn(*const sys::OrtSession, usize, *mut *mut
 
 impl Session {
     pub(super) fn create(environment: Environment, model: &Path, options: &SessionOptions) -> Result<Self, Status> {
-        let path = CString::new(model.as_os_str().as_bytes()).map_err(|_| Status {
-            code: Code::InvalidArgument,
-            message: "the path holds a zero byte".into(),
-        })?;
+        let path = CString::new(model.as_os_str().as_bytes())
+            .map_err(|_| Status { code: Code::InvalidArgument, message: "the path holds a zero byte".into() })?;
         let mut session = RawSession(ptr::null_mut());
         // SAFETY: environment and options are valid, and the path lives through the call.
-        unsafe {
-            check((api().CreateSession)(environment.as_ptr(), path.as_ptr(), options.as_ptr(), &raw mut session.0))
-        }?;
+        unsafe { check((api().CreateSession)(environment.as_ptr(), path.as_ptr(), options.as_ptr(), &raw mut session.0)) }?;
         Ok(Self { session, _environment: environment })
     }
 

@@ -18,25 +18,21 @@ pub(super) fn library(library: PathBuf, error: ort::LoadDynamicError, oldest_min
             missing: Missing { symbol: Some("OrtGetApiBase".into()), ..Missing::default() },
             message: "it does not export `OrtGetApiBase`, so it is not ONNX Runtime".into(),
         },
-        Dynamic::InvalidVersionString => LoadError::LibraryVersion {
-            library,
-            found: "unreadable".into(),
-            expected: format!("1.{oldest_minor} or newer"),
-        },
-        Dynamic::BadVersion { version_str, path } => LoadError::LibraryVersion {
-            library: path,
-            found: version_str,
-            expected: format!("1.{oldest_minor} or newer"),
-        },
+        Dynamic::InvalidVersionString => {
+            LoadError::LibraryVersion { library, found: "unreadable".into(), expected: format!("1.{oldest_minor} or newer") }
+        }
+        Dynamic::BadVersion { version_str, path } => {
+            LoadError::LibraryVersion { library: path, found: version_str, expected: format!("1.{oldest_minor} or newer") }
+        }
     }
 }
 
 /// Reads a message of `dlopen`.
 pub(super) fn loader(library: PathBuf, message: String) -> LoadError {
     let missing = Missing {
-        library: message
-            .split_once(": cannot open shared object file")
-            .map(|(before, _)| before.rsplit(": ").next().unwrap_or(before).trim_start_matches("Failed to load library ").to_owned()),
+        library: message.split_once(": cannot open shared object file").map(|(before, _)| {
+            before.rsplit(": ").next().unwrap_or(before).trim_start_matches("Failed to load library ").to_owned()
+        }),
         symbol: message
             .split_once("undefined symbol: ")
             .map(|(_, after)| after.split([',', ' ', '\n']).next().unwrap_or(after).to_owned()),

@@ -41,12 +41,26 @@ const TYPES: [(Datatype, ElementType); 14] = [
 /// Names of the other element types, from the number of the first on.
 const UNSERVED_FROM: i32 = 14;
 const UNSERVED: [&str; 13] = [
-    "complex64", "complex128", "bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "uint4",
-    "int4", "float4e2m1", "uint2", "int2", "float8e8m0",
+    "complex64",
+    "complex128",
+    "bfloat16",
+    "float8e4m3fn",
+    "float8e4m3fnuz",
+    "float8e5m2",
+    "float8e5m2fnuz",
+    "uint4",
+    "int4",
+    "float4e2m1",
+    "uint2",
+    "int2",
+    "float8e8m0",
 ];
 
 fn to_runtime(datatype: Datatype) -> ElementType {
-    TYPES.iter().find(|(ours, _)| *ours == datatype).map_or(ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, |(_, theirs)| *theirs)
+    TYPES
+        .iter()
+        .find(|(ours, _)| *ours == datatype)
+        .map_or(ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, |(_, theirs)| *theirs)
 }
 
 /// The datatype of an element type, or the type in words.
@@ -153,13 +167,7 @@ impl Input {
                 unsafe {
                     let mut allocator = ptr::null_mut();
                     check((api().GetAllocatorWithDefaultOptions)(&raw mut allocator))?;
-                    check((api().CreateTensorAsOrtValue)(
-                        allocator,
-                        shape.as_ptr(),
-                        shape.len(),
-                        element_type,
-                        &raw mut raw,
-                    ))?;
+                    check((api().CreateTensorAsOrtValue)(allocator, shape.as_ptr(), shape.len(), element_type, &raw mut raw))?;
                     let value = Value::from_raw(raw);
                     for (index, string) in strings.iter().enumerate() {
                         let mut buffer: *mut c_char = ptr::null_mut();
@@ -272,13 +280,7 @@ fn strings(value: &Value, count: usize) -> Result<Strings, Status> {
         check((api().GetStringTensorDataLength)(value.as_ptr(), &raw mut length))?;
         let (mut bytes, mut starts) = (vec![0_u8; length], vec![0_usize; count]);
         if count > 0 {
-            check((api().GetStringTensorContent)(
-                value.as_ptr(),
-                bytes.as_mut_ptr().cast(),
-                length,
-                starts.as_mut_ptr(),
-                count,
-            ))?;
+            check((api().GetStringTensorContent)(value.as_ptr(), bytes.as_mut_ptr().cast(), length, starts.as_mut_ptr(), count))?;
         }
         Ok(Strings::from_starts(bytes, &starts))
     }
