@@ -1,2 +1,7 @@
-//! The inference server.
-fn main() {}
+//! The inference server; see the library of the same name.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    imgserve::run(std::env::args_os().skip(1))
+}

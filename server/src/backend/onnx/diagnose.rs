@@ -1,0 +1,170 @@
+//! What the loader's and the runtime's messages say was missing.
+
+use std::path::PathBuf;
+
+use crate::backend::{LoadError, Missing};
+
+/// Reads why `ort` did not open the library.
+pub(super) fn library(library: PathBuf, error: ort::LoadDynamicError, oldest_minor: u32) -> LoadError {
+    use ort::LoadDynamicError as Dynamic;
+    match error {
+        Dynamic::Dlopen { error, path } => {
+            // The loader's own words are the error's source.
+            let message = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            loader(path, message)
+        }
+        Dynamic::MissingApi { path } => LoadError::LibraryNotOpened {
+            library: path,
+            missing: Missing { symbol: Some("OrtGetApiBase".into()), ..Missing::default() },
+            message: "it does not export `OrtGetApiBase`, so it is not ONNX Runtime".into(),
+        },
+        Dynamic::InvalidVersionString => {
+            LoadError::LibraryVersion { library, found: "unreadable".into(), expected: format!("1.{oldest_minor} or newer") }
+        }
+        Dynamic::BadVersion { version_str, path } => {
+            LoadError::LibraryVersion { library: path, found: version_str, expected: format!("1.{oldest_minor} or newer") }
+        }
+    }
+}
+
+/// Reads a message of `dlopen`.
+pub(super) fn loader(library: PathBuf, message: String) -> LoadError {
+    let missing = Missing {
+        library: message.split_once(": cannot open shared object file").map(|(before, _)| {
+            before.rsplit(": ").next().unwrap_or(before).trim_start_matches("Failed to load library ").to_owned()
+        }),
+        symbol: message
+            .split_once("undefined symbol: ")
+            .map(|(_, after)| after.split([',', ' ', '\n']).next().unwrap_or(after).to_owned()),
+        symbol_version: message
+            .split_once("version `")
+            .and_then(|(_, after)| after.split_once("' not found"))
+            .map(|(version, _)| version.to_owned()),
+    };
+    LoadError::LibraryNotOpened { library, missing, message }
+}
+
+/// Reads why the runtime refused a model.
+pub(super) fn model(path: PathBuf, message: String) -> LoadError {
+    LoadError::ModelRefused {
+        path,
+        operator: operator(&message),
+        file: file(&message),
+        locale: locale(&message),
+        message: tidy(&message),
+    }
+}
+
+/// The operator that a message is about, as `domain:Name`, or `Name` in the default domain.
+fn operator(message: &str) -> Option<String> {
+    // In Node, ("name", Operator, "domain", -1) : …
+    if let Some((_, node)) = message.split_once("In Node, (\"") {
+        let (_, rest) = node.split_once("\", ")?;
+        let (name, rest) = rest.split_once(", \"")?;
+        let (domain, _) = rest.split_once('"')?;
+        return Some(if domain.is_empty() { name.to_owned() } else { format!("{domain}:{name}") });
+    }
+    // Fatal error: domain:Operator(-1) is not a registered function/op
+    if let Some((before, _)) = message.split_once(" is not a registered function/op") {
+        return word(before.rsplit("error: ").next()?);
+    }
+    // Could not find an implementation for Operator(13) node with name ''
+    if let Some((_, after)) = message.split_once("find an implementation for ") {
+        return word(after);
+    }
+    // … of operator (Operator) in node …
+    if let Some((_, after)) = message.split_once("of operator (") {
+        return after.split_once(')').map(|(name, _)| name.to_owned());
+    }
+    // Non-zero status code returned while running Operator node.
+    if let Some((_, after)) = message.split_once("while running ") {
+        return after.split_once(" node").map(|(name, _)| name.to_owned());
+    }
+    // …/core/providers/cpu/text/string_normalizer.cc:235 onnxruntime::StringNormalizer::Locale::Locale(…): a kernel's
+    // class has the operator's name.
+    let (_, place) = message.split_once("/core/providers/")?;
+    let (_, class) = place.split_once(" onnxruntime::")?;
+    let class = class.split_once("::")?.0;
+    class.chars().all(char::is_alphanumeric).then(|| class.to_owned())
+}
+
+/// The locale that a message is about.
+fn locale(message: &str) -> Option<String> {
+    let (_, after) = message.split_once("Failed to construct locale with name:")?;
+    after.split_once(':').map(|(name, _)| name.to_owned())
+}
+
+/// What stands before a bracket or a space.
+fn word(text: &str) -> Option<String> {
+    text.split(['(', ' ']).next().filter(|word| !word.is_empty()).map(ToOwned::to_owned)
+}
+
+/// The file that a message is about.
+fn file(message: &str) -> Option<String> {
+    let (_, after) = message.split_once("External data path does not exist: \"")?;
+    after.split_once('"').map(|(file, _)| file.to_owned())
+}
+
+/// A message on one line.
+pub(super) fn tidy(message: &str) -> String {
+    message.trim().replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCALE: &str = "Exception during initialization: /onnxruntime_src/onnxruntime/core/providers/cpu/text/\
+        string_normalizer.cc:235 onnxruntime::StringNormalizer::Locale::Locale(const std::string&)::<lambda()> \
+        Failed to construct locale with name:en_US.UTF-8:locale::facet::_S_create_c_locale name not valid";
+
+    #[test]
+    fn missing_locales_are_found() {
+        assert_eq!(locale(LOCALE).as_deref(), Some("en_US.UTF-8"));
+        assert_eq!(locale("Failed to construct locale with name:"), None);
+    }
+
+    #[test]
+    fn operators_are_found_in_messages() {
+        for (message, expected) in [
+            (
+                r#"This is an invalid model. In Node, ("", Nope, "", -1) : ("a": tensor(float),) -> ("b": tensor(float),) , Error No Op registered for Nope with domain_version of 20"#,
+                Some("Nope"),
+            ),
+            (
+                r#"This is an invalid model. In Node, ("n, \"x", Nope, "com.acme", -1) : Error No opset import for domain 'com.acme'"#,
+                Some("com.acme:Nope"),
+            ),
+            ("Fatal error: com.acme:Nope(-1) is not a registered function/op", Some("com.acme:Nope")),
+            ("Could not find an implementation for Abs(13) node with name ''", Some("Abs")),
+            ("Type Error: Type 'tensor(string)' of input parameter (a) of operator (Abs) in node () is invalid.", Some("Abs")),
+            ("Non-zero status code returned while running Div node. Name:''", Some("Div")),
+            (LOCALE, Some("StringNormalizer")),
+            ("Protobuf parsing failed.", None),
+            ("In Node, (", None),
+        ] {
+            assert_eq!(operator(message).as_deref(), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn what_the_loader_missed_is_found() {
+        let missing = |message: &str| match loader("x".into(), message.into()) {
+            LoadError::LibraryNotOpened { missing, .. } => missing,
+            other => panic!("{other}"),
+        };
+        let library = missing("libstdc++.so.6: cannot open shared object file: No such file or directory");
+        assert_eq!(library.library.as_deref(), Some("libstdc++.so.6"));
+        let symbol = missing("/lib/libx.so: undefined symbol: foo, version GLIBC_2.99");
+        assert_eq!(symbol.symbol.as_deref(), Some("foo"));
+        let version = missing("/lib/libc.so.6: version `GLIBC_2.99' not found (required by /lib/libx.so)");
+        assert_eq!(version.symbol_version.as_deref(), Some("GLIBC_2.99"));
+        assert_eq!(missing("/x: file too short"), Missing::default());
+    }
+
+    #[test]
+    fn missing_files_are_found() {
+        let message = r#"Error: tensorprotoutils.cc:619 External data path does not exist: "/m/ext.bin""#;
+        assert_eq!(file(message).as_deref(), Some("/m/ext.bin"));
+    }
+}
