@@ -8,5 +8,7 @@ pub mod image;
 pub mod platform;
 pub mod progress;
 pub mod reference;
+pub mod source;
 pub mod store;
+pub mod template;
 pub mod tree;
