@@ -78,9 +78,26 @@ impl Pip {
         }
         arguments.push("--dest=.".to_owned());
         arguments.push(format!("--requirement={}", list.path().display()));
-        self.tool(folder)?.run(folder, &arguments)
+        let tool = self.tool(folder)?;
+        let mut ended = tool.run(folder, &arguments)?;
+        if !ended.success && ended.output.contains(NO_VERSIONS) {
+            // `pip` keeps to itself that an index refused or does not answer, unless it is asked to talk.
+            arguments.push("-vv".to_owned());
+            let talk = tool.run(folder, &arguments)?.output;
+            let reasons = talk.lines().map(str::trim).filter(|line| REASONS.iter().any(|reason| line.contains(reason)));
+            for reason in reasons.take(10) {
+                ended.output.push_str(reason);
+                ended.output.push('\n');
+            }
+        }
+        Ok(ended)
     }
 }
+
+/// What `pip` says where it saw no version of a package at all: a wrong name, no wheel that fits, or an index that failed.
+const NO_VERSIONS: &str = "(from versions: none)";
+/// What begins the lines that say why a version or an index was passed over.
+const REASONS: [&str; 3] = ["Could not fetch URL", "Skipping link", "Link requires a different Python"];
 
 const NO_PIP: SourceError = SourceError::NoTool { tool: "pip", what: "wheels" };
 
@@ -215,14 +232,14 @@ fn failed(ended: &Ended, subject: &str, pins: &[&Pin]) -> SourceError {
         let file = pin.map_or_else(|| subject.to_owned(), |pin| pin.file.clone());
         return SourceError::Digest { file, actual, expected };
     }
-    // An index that cannot be reached offers no version either: then what `pip` says of the index is the cause.
-    let warned = ended.output.contains("WARNING: Retrying") || ended.output.contains("Could not fetch URL");
+    // An index that cannot be reached offers no version either: then what `pip` says of it is more than that there is none.
+    let nothing = ended.output.contains(NO_VERSIONS) || ended.output.contains("WARNING: Retrying");
     let missing = ended.output.lines().find(|line| line.contains("No matching distribution found for"));
-    match missing.filter(|_| !warned) {
+    match missing.filter(|_| !nothing) {
         Some(line) => {
             let wanted = line.rsplit("for ").next().unwrap_or(subject).split(" (").next().unwrap_or(subject);
             let versions = ended.output.split_once("(from versions: ").and_then(|(_, rest)| rest.split_once(')'));
-            let available = versions.map(|(versions, _)| versions).filter(|versions| *versions != "none").map(newest_of);
+            let available = versions.map(|(versions, _)| newest_of(versions));
             SourceError::NotOffered { tool: "pip", subject: format!("`{wanted}`"), available }
         }
         None => SourceError::Tool { tool: "pip", subject: subject.to_owned(), status: ended.status.clone(), output: ended.tail() },

@@ -9,6 +9,9 @@ mod path;
 mod stack;
 pub mod strict;
 
+#[cfg(test)]
+mod tests;
+
 pub use base::{BaseImage, BasePackage, Contents, Directory, FileSource, GeneratedFile, Link, ReleaseRule, User};
 pub use data::{Data, Loaded};
 pub use path::PathTemplate;

@@ -241,7 +241,10 @@ mod tests {
 
     #[test]
     fn broken_texts_and_wrong_types_are_placed() {
-        assert_eq!(Place::of("f", "aé\nbé?", 6), Place { file: "f".into(), line: 2, column: 3 });
+        // In the middle of a character, behind it, and behind the end.
+        for (byte, column) in [(6, 2), (7, 3), (99, 4)] {
+            assert_eq!(Place::of("f", "aé\nbé?", byte), Place { file: "f".into(), line: 2, column });
+        }
         let found = error("format = 1\nmodel = 3\n");
         assert!(found.to_string().starts_with("x.toml:2:9: invalid type: integer `3`, expected a string"), "{found}");
         let found = error("format = 1\nmodel = \n");
