@@ -176,7 +176,8 @@ impl Source for Apt {
                 let fits = parsed.name == wanted.name && [architecture, "all"].contains(&&*parsed.architecture);
                 fits.then_some((file, parsed))
             });
-            let missing = || SourceError::NotDelivered { tool: "apt-get", expected: wanted.name.clone(), found: in_words(&found) };
+            let missing =
+                || SourceError::NotDelivered { tool: "apt-get", expected: wanted.name.clone(), found: in_words(&found) };
             let (file, parsed) = file.ok_or_else(missing)?;
             pin_file(&folder.join(file), &wanted.name, &parsed.version, SourceKind::Apt, store)
         };

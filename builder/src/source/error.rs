@@ -151,7 +151,8 @@ impl SourceError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::NoTool { tool: "pip", .. } => {
-                "install pip (Debian's package is `python3-pip`), or name one in IMGBUILD_PIP; it is needed for fetching only".into()
+                "install pip (Debian's package is `python3-pip`), or name one in IMGBUILD_PIP; it is needed for fetching only"
+                    .into()
             }
             Self::NoTool { .. } => {
                 "bases of Debian packages can be fetched on Debian and its relatives; elsewhere use a store that was filled \

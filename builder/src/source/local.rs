@@ -96,7 +96,8 @@ impl Source for Local {
             if !real.exists() {
                 return Err(unfit("it does not exist"));
             }
-            let canonical = real.canonicalize().map_err(|source| SourceError::Io { action: "read", path: real.clone(), source })?;
+            let canonical =
+                real.canonicalize().map_err(|source| SourceError::Io { action: "read", path: real.clone(), source })?;
             // `.` and `lib/` have no name of their own; the name of a link says more than that of its target.
             let named = if real.file_name().is_some() { &real } else { &canonical };
             let file = named.file_name().ok_or_else(|| unfit("it has no name"))?;

@@ -89,13 +89,8 @@ pub trait Source {
     ///
     /// # Errors
     /// Where nothing fits a request, or it cannot be fetched.
-    fn lock(
-        &self,
-        requests: &[Request],
-        platform: Platform,
-        store: &Store,
-        progress: &Progress,
-    ) -> Result<Vec<Pin>, SourceError>;
+    fn lock(&self, requests: &[Request], platform: Platform, store: &Store, progress: &Progress)
+    -> Result<Vec<Pin>, SourceError>;
 
     /// Fetches the files of pins into an empty folder, or names them where they lie. Nothing is checked here.
     ///
@@ -141,7 +136,9 @@ pub trait Source {
             .map(|pin| match store.find(&pin.sha256)? {
                 Some(blob) if blob.size == pin.size => Ok(blob),
                 Some(blob) => Err(SourceError::Size { file: pin.file.clone(), actual: blob.size, expected: pin.size }),
-                None => Err(SourceError::Offline { name: pin.name.clone(), version: pin.version.clone(), file: pin.file.clone() }),
+                None => {
+                    Err(SourceError::Offline { name: pin.name.clone(), version: pin.version.clone(), file: pin.file.clone() })
+                }
             })
             .collect()
     }
@@ -181,14 +178,10 @@ impl Sources {
         store: &Store,
         progress: &Progress,
     ) -> Result<Vec<Pin>, SourceError> {
-        in_groups(
-            requests,
-            Request::kind,
-            |kind, group| {
-                let group: Vec<Request> = group.iter().map(|request| (*request).clone()).collect();
-                self.of(kind).lock(&group, platform, store, progress)
-            },
-        )
+        in_groups(requests, Request::kind, |kind, group| {
+            let group: Vec<Request> = group.iter().map(|request| (*request).clone()).collect();
+            self.of(kind).lock(&group, platform, store, progress)
+        })
     }
 
     /// Obtains pins of any kind; the blobs come in the order of the pins.
@@ -196,10 +189,14 @@ impl Sources {
     /// # Errors
     /// See [`Source::obtain`].
     pub fn obtain(&self, pins: &[&Pin], store: &Store, reach: Reach, progress: &Progress) -> Result<Vec<Blob>, SourceError> {
-        in_groups(pins, |pin| pin.kind, |kind, group| {
-            let group: Vec<&Pin> = group.iter().map(|pin| **pin).collect();
-            self.of(kind).obtain(&group, store, reach, progress)
-        })
+        in_groups(
+            pins,
+            |pin| pin.kind,
+            |kind, group| {
+                let group: Vec<&Pin> = group.iter().map(|pin| **pin).collect();
+                self.of(kind).obtain(&group, store, reach, progress)
+            },
+        )
     }
 }
 
@@ -224,13 +221,7 @@ fn in_groups<T, K: Ord + Copy, R>(
 }
 
 /// Takes a file into the store and pins it under the given names.
-pub(super) fn pin_file(
-    path: &Path,
-    name: &str,
-    version: &str,
-    kind: SourceKind,
-    store: &Store,
-) -> Result<Pin, SourceError> {
+pub(super) fn pin_file(path: &Path, name: &str, version: &str, kind: SourceKind, store: &Store) -> Result<Pin, SourceError> {
     let source = |action| move |source| SourceError::Io { action, path: path.to_owned(), source };
     let blob = store.add(File::open(path).map_err(source("read"))?, None)?;
     let file = path.file_name().and_then(|file| file.to_str()).unwrap_or(name).to_owned();

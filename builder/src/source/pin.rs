@@ -230,7 +230,8 @@ impl FromStr for DebName {
             || NameError { found: text.to_owned(), expected: "name of a Debian package (`name_version_architecture.deb`)" };
         let stem = text.strip_suffix(".deb").ok_or_else(error)?;
         let mut parts = stem.split('_');
-        let (Some(name), Some(version), Some(architecture), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(name), Some(version), Some(architecture), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(error());
         };
         let version = version.replace("%3a", ":");
@@ -262,7 +263,8 @@ mod tests {
         ] {
             assert_eq!(name.parse::<WheelName>().expect(name).to_string(), name);
         }
-        for bad in ["", "a.whl", "a-1-py3-none.whl", "a-1-b-py3-none-any-x.whl", "a--py3-none-any.whl", "../a-1-py3-none-any.whl"] {
+        for bad in ["", "a.whl", "a-1-py3-none.whl", "a-1-b-py3-none-any-x.whl", "a--py3-none-any.whl", "../a-1-py3-none-any.whl"]
+        {
             assert!(bad.parse::<WheelName>().is_err(), "{bad}");
         }
         assert_eq!(normalised("NVIDIA__cublas.Cu12"), "nvidia-cublas-cu12");

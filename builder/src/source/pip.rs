@@ -32,6 +32,9 @@ struct Options {
     platforms: Vec<String>,
 }
 
+/// A request with its place among all: place, name and version.
+type Numbered<'a> = (usize, &'a str, Option<&'a str>);
+
 impl Pip {
     /// The `pip` of an environment: `IMGBUILD_PIP`, `python3 -m pip`, `pip3` or `pip`.
     #[must_use]
@@ -109,7 +112,7 @@ impl Source for Pip {
         store: &Store,
         progress: &Progress,
     ) -> Result<Vec<Pin>, SourceError> {
-        let mut groups: BTreeMap<Options, Vec<(usize, &str, Option<&str>)>> = BTreeMap::new();
+        let mut groups: BTreeMap<Options, Vec<Numbered<'_>>> = BTreeMap::new();
         for (at, request) in requests.iter().enumerate() {
             let Request::Wheel { name, version, tags } = request else { return Err(request.wrong_kind(SourceKind::Pip)) };
             check_name(name)?;
@@ -120,7 +123,7 @@ impl Source for Pip {
         for (options, group) in groups {
             let scratch = store.scratch_folder()?;
             let folder = scratch.path();
-            let line = |(_, name, version): &(usize, &str, Option<&str>)| match version {
+            let line = |(_, name, version): &Numbered<'_>| match version {
                 Some(version) => format!("{name}=={version}"),
                 None => (*name).to_owned(),
             };
@@ -132,8 +135,11 @@ impl Source for Pip {
             }
             let found = names_in(folder)?;
             for (at, name, _) in group {
-                let (file, wheel) = of_package(&found, name)
-                    .ok_or_else(|| SourceError::NotDelivered { tool: "pip", expected: name.to_owned(), found: in_words(&found) })?;
+                let (file, wheel) = of_package(&found, name).ok_or_else(|| SourceError::NotDelivered {
+                    tool: "pip",
+                    expected: name.to_owned(),
+                    found: in_words(&found),
+                })?;
                 pins[at] = Some(pin_file(&folder.join(file), name, &wheel.version, SourceKind::Pip, store)?);
             }
         }
@@ -242,7 +248,9 @@ fn failed(ended: &Ended, subject: &str, pins: &[&Pin]) -> SourceError {
             let available = versions.map(|(versions, _)| newest_of(versions));
             SourceError::NotOffered { tool: "pip", subject: format!("`{wanted}`"), available }
         }
-        None => SourceError::Tool { tool: "pip", subject: subject.to_owned(), status: ended.status.clone(), output: ended.tail() },
+        None => {
+            SourceError::Tool { tool: "pip", subject: subject.to_owned(), status: ended.status.clone(), output: ended.tail() }
+        }
     }
 }
 
@@ -260,7 +268,12 @@ mod tests {
     fn options_follow_from_the_name_of_a_locked_wheel() {
         for (file, python, abis, platforms) in [
             ("onnxruntime-1.32.0-cp311-cp311-manylinux_2_28_x86_64.whl", "3.11", "cp311", "manylinux_2_28_x86_64"),
-            ("x-1-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl", "3.12", "none", "manylinux_2_17_x86_64 manylinux2014_x86_64"),
+            (
+                "x-1-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+                "3.12",
+                "none",
+                "manylinux_2_17_x86_64 manylinux2014_x86_64",
+            ),
             ("x-1-cp38-abi3-any.whl", "3.12", "abi3", "any"),
         ] {
             let options = Options::fetching(&file.parse().expect(file));

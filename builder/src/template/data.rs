@@ -30,6 +30,9 @@ pub struct Loaded<T> {
     pub found_in: String,
 }
 
+/// The bytes of a data file, and where it was found.
+type Found = (Cow<'static, [u8]>, String);
+
 impl Data {
     /// The data of this program: `$IMGBUILD_DATA`, or `../share/imgbuild` beside the program, or what is built in.
     #[must_use]
@@ -114,7 +117,7 @@ impl Data {
         Ok(Loaded { value: parse(text, &found_in)?, digest: Digest::of(&bytes), found_in })
     }
 
-    fn read(&self, path: &str) -> Result<Option<(Cow<'static, [u8]>, String)>, TemplateError> {
+    fn read(&self, path: &str) -> Result<Option<Found>, TemplateError> {
         // A name is one component: it cannot lead out of the folder.
         if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Ok(None);

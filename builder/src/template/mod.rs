@@ -89,9 +89,9 @@ impl TemplateError {
             Self::Unknown { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::Unknown { known, .. } => Some(format!("there are `{}`", known.join("`, `"))),
             Self::Refused { .. } => Some("choose another version in the recipe, or leave it out for the tested one".to_owned()),
-            Self::Release { .. } => {
-                Some("lock on a machine with that release, or choose a base image that fits this machine's `apt` sources".to_owned())
-            }
+            Self::Release { .. } => Some(
+                "lock on a machine with that release, or choose a base image that fits this machine's `apt` sources".to_owned(),
+            ),
             _ => None,
         }
     }

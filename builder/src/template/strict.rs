@@ -265,7 +265,9 @@ mod tests {
     #[test]
     fn names_are_near_or_not() {
         let names = ["environment", "entrypoint", "user"];
-        for (name, expected) in [("env", Some("environment")), ("USER", Some("user")), ("enviroment", Some("environment")), ("zzz", None)] {
+        for (name, expected) in
+            [("env", Some("environment")), ("USER", Some("user")), ("enviroment", Some("environment")), ("zzz", None)]
+        {
             assert_eq!(nearest(name, &names).as_deref(), expected);
         }
     }

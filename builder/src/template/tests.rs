@@ -4,8 +4,11 @@ use std::fs;
 
 use super::*;
 use crate::platform::Platform;
+use crate::progress::Progress;
 use crate::source::debian::Release;
-use crate::source::{Request, WheelTags};
+use crate::source::package::{EntryKind, Package};
+use crate::source::{Environment, Reach, Request, Sources, WheelTags};
+use crate::store::Store;
 
 const STACK: &str = include_str!("../../../templates/onnx-cpu.toml");
 const BASE: &str = include_str!("../../../base-images/debian-12.toml");
@@ -124,9 +127,63 @@ fn a_folder_takes_precedence_file_by_file() {
     assert_eq!(Data::built_in().template(path.to_str().expect("UTF-8")).expect("a file").value, own.value);
 
     let error = data.template("onnx-cup").expect_err("a slip");
-    assert_eq!((error.to_string(), error.hint()), ("there is no stack `onnx-cup`".into(), Some("did you mean `onnx-cpu`?".into())));
+    assert_eq!(
+        (error.to_string(), error.hint()),
+        ("there is no stack `onnx-cup`".into(), Some("did you mean `onnx-cpu`?".into()))
+    );
     assert!(matches!(data.operators("../own.toml"), Err(TemplateError::Unknown { .. })));
     assert!(matches!(data.template("./nothing.toml"), Err(TemplateError::Io { .. })));
     fs::write(&path, b"\xff").expect("space");
     assert!(data.template("own").expect_err("not UTF-8").to_string().ends_with("it is not UTF-8"));
+}
+
+#[test]
+fn every_pattern_matches_something_in_the_real_packages() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = Store::open(&folder.path().join("store")).expect("a new store");
+    let sources = Sources::new(&Environment::of_process(), folder.path());
+    let (data, silent) = (Data::built_in(), Progress::silent());
+    let stack = data.template("onnx-cpu").expect("built in").value;
+    let base = data.base_image(&stack.base).expect("built in").value;
+    for platform in [Platform::LinuxAmd64, Platform::LinuxArm64] {
+        let mut requests = stack.requests(|_| None).expect("allowed");
+        requests.extend(base.requests(platform));
+        let pins = sources.lock(&requests, platform, &store, &silent).expect("offered");
+        let blobs = sources.obtain(&pins.iter().collect::<Vec<_>>(), &store, Reach::Offline, &silent).expect("locked");
+        let packages: Vec<Package> =
+            pins.iter().zip(&blobs).map(|(pin, blob)| Package::open(pin, blob, &store).expect("good")).collect();
+
+        let (runtime, bottom) = packages.split_at(stack.packages.len());
+        for (rule, package) in stack.packages.iter().zip(runtime) {
+            for library in &rule.libraries {
+                assert_eq!(package.files_of(&library.take).expect("it matches").len(), 1, "{library:?}");
+            }
+            for copy in &rule.copy {
+                assert_eq!(package.files_of(&copy.take).expect("it matches").len(), 1, "{copy:?}");
+            }
+            for omission in &stack.omit {
+                assert!(package.entries().iter().any(|entry| entry.path.ends_with(&omission.library)), "{omission:?}");
+            }
+        }
+        let mut reached = Vec::new();
+        for (rule, package) in base.packages.iter().zip(bottom) {
+            for pattern in &rule.always {
+                assert!(package.matching(pattern).count() > 0, "{} has no `{pattern}`", rule.name);
+            }
+            let files = package.entries().iter().filter(|entry| rule.rule(&entry.path) == Some(FileSource::Reached));
+            reached
+                .extend(files.filter(|entry| entry.kind != EntryKind::Directory).map(|entry| base.place(&entry.path, platform)));
+        }
+        let library = |name: &str| reached.iter().flatten().any(|path| path.file_name() == name);
+        for name in ["libc.so.6", "libm.so.6", "libpthread.so.0", "libgcc_s.so.1", "libstdc++.so.6", "libz.so.1"] {
+            assert!(library(name), "{name}");
+        }
+        let loader =
+            if platform == Platform::LinuxAmd64 { "/usr/lib64/ld-linux-x86-64.so.2" } else { "/usr/lib/ld-linux-aarch64.so.1" };
+        assert!(reached.iter().flatten().any(|path| path.to_string() == loader), "{loader}");
+
+        let rule = base.release.as_ref().expect("it has one");
+        let holder = bottom.iter().find(|package| package.pin().name == rule.package).expect("it is a package of the base");
+        base.check_release(&Release::of(holder, &store).expect("it says")).expect("this machine's archive is the base's");
+    }
 }

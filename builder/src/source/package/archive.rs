@@ -79,7 +79,8 @@ fn walk(
             return Err(format_error(file, format, "it has more than a million entries"));
         }
         let raw = entry.path_bytes().into_owned();
-        let text = std::str::from_utf8(&raw).map_err(|_| entry_error(file, &String::from_utf8_lossy(&raw), "which is not UTF-8"))?;
+        let text =
+            std::str::from_utf8(&raw).map_err(|_| entry_error(file, &String::from_utf8_lossy(&raw), "which is not UTF-8"))?;
         let kind = entry.header().entry_type();
         if matches!(text, "." | "./") || kind.is_pax_global_extensions() {
             continue;

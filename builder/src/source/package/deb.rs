@@ -28,8 +28,7 @@ pub(super) fn index(pin: &Pin, blob: &Blob) -> Result<Index, PackageError> {
     member(file, blob, "control.tar", &mut texts)?;
     let control = control.ok_or_else(|| format_error(file, FORMAT, "it has no control file"))?;
     let found = |name| field(&control, name).unwrap_or_default().to_owned();
-    let (actual, expected) =
-        (format!("{} {}", found("Package"), found("Version")), format!("{} {}", pin.name, pin.version));
+    let (actual, expected) = (format!("{} {}", found("Package"), found("Version")), format!("{} {}", pin.name, pin.version));
     if actual != expected && pin.path.is_none() {
         return Err(PackageError::Identity { file: file.clone(), actual, expected });
     }
@@ -63,7 +62,11 @@ fn member(
             let mut version = String::new();
             (&mut entry).take(16).read_to_string(&mut version).map_err(damaged)?;
             if found != "debian-binary" || !version.starts_with("2.") {
-                return Err(format_error(file, FORMAT, format!("it begins with `{found}`, expected `debian-binary` of version 2")));
+                return Err(format_error(
+                    file,
+                    FORMAT,
+                    format!("it begins with `{found}`, expected `debian-binary` of version 2"),
+                ));
             }
             first = false;
             continue;

@@ -312,7 +312,13 @@ impl Package {
                 Format::Wheel | Format::Zip => wheel::read(&self.pin.file, &self.blob, &missing, &mut take)?,
                 Format::Deb => deb::read(&self.pin.file, &self.blob, &missing, &mut take)?,
                 Format::Tar(codec) => {
-                    archive::read(archive::decoder(open(&self.blob)?, codec), &self.pin.file, "tar archive", &missing, &mut take)?;
+                    archive::read(
+                        archive::decoder(open(&self.blob)?, codec),
+                        &self.pin.file,
+                        "tar archive",
+                        &missing,
+                        &mut take,
+                    )?;
                 }
                 // Their files are in the store since they were locked; one that was damaged since is not found.
                 Format::Single | Format::Directory => {}

@@ -120,7 +120,8 @@ fn check_identity(pin: &Pin, wheel: &WheelName, metadata: &str) -> Result<(), Pa
 fn parse_record(text: &str, file: &str) -> Result<BTreeMap<String, (Digest, Option<u64>)>, PackageError> {
     let mut record = BTreeMap::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
-        let error = || format_error(file, FORMAT, format!("its `RECORD` has the line `{}`", line.chars().take(200).collect::<String>()));
+        let error =
+            || format_error(file, FORMAT, format!("its `RECORD` has the line `{}`", line.chars().take(200).collect::<String>()));
         let (path, rest) = match line.strip_prefix('"') {
             Some(quoted) => {
                 let (path, rest) = quoted.split_once("\",").ok_or_else(error)?;

@@ -45,7 +45,8 @@ fn the_runtimes_wheel_reads_as_unzip_reads_it_whatever_python_it_is_for() {
         let library = package.files_of(&["**/libonnxruntime.so.*".parse().expect("valid")]).expect("there")[0].path.clone();
         let blobs = package.extract(&[&library, "onnxruntime/ThirdPartyNotices.txt"], &bench.store).expect("good");
         let unzipped = bench.path().join("unzipped");
-        std::fs::write(&unzipped, Command::new("unzip").args(["-p", archive, &library]).output().expect("runs").stdout).expect("space");
+        std::fs::write(&unzipped, Command::new("unzip").args(["-p", archive, &library]).output().expect("runs").stdout)
+            .expect("space");
         assert_eq!(sha256sum(&unzipped), blobs[0].digest.hex());
         assert_eq!(blobs[0].size, 34_824_680);
         libraries.insert(blobs[0].digest);
@@ -69,7 +70,10 @@ fn a_damaged_or_missing_wheel_is_fetched_again_and_offline_is_an_error() {
     let blob = bench.obtain(&pin, Reach::Offline).expect("locked");
     damage(&blob.path);
     let error = bench.obtain(&pin, Reach::Offline).expect_err("damaged");
-    assert_eq!(error.to_string(), "`packaging-24.2-py3-none-any.whl` (packaging 24.2) is not in the store, and the build is offline");
+    assert_eq!(
+        error.to_string(),
+        "`packaging-24.2-py3-none-any.whl` (packaging 24.2) is not in the store, and the build is offline"
+    );
     assert!(error.hint().expect("one").contains("without `--offline`"));
     let again = bench.obtain(&pin, Reach::Online).expect("offered");
     assert_eq!((sha256sum(&again.path), again), (pin.sha256.hex(), blob));
@@ -158,7 +162,8 @@ fn index(wheel: Option<PathBuf>) -> u16 {
             _ => ("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"", Vec::new()),
         };
         let kind = if first.contains(".whl") { "application/octet-stream" } else { "text/html" };
-        let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let head =
+            format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         (&stream).write_all(head.as_bytes())?;
         (&stream).write_all(&body)
     }
@@ -204,7 +209,10 @@ fn credentials_of_a_configured_index_work_and_do_not_show_in_errors() {
     // A mirror that delivers something else under the same name.
     damage(&named);
     let error = with_index("user:geheim", port).obtain(&pin, Reach::Online).expect_err("other bytes");
-    assert!(matches!(&error, SourceError::Digest { actual, expected, .. } if *expected == pin.sha256 && actual.hex() == sha256sum(&named)), "{error}");
+    assert!(
+        matches!(&error, SourceError::Digest { actual, expected, .. } if *expected == pin.sha256 && actual.hex() == sha256sum(&named)),
+        "{error}"
+    );
 }
 
 #[test]
