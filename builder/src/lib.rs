@@ -12,5 +12,7 @@ pub mod model;
 pub mod platform;
 pub mod progress;
 pub mod reference;
+pub mod source;
 pub mod store;
+pub mod template;
 pub mod tree;
