@@ -5,6 +5,7 @@
 
 pub mod digest;
 pub mod image;
+pub mod layer;
 pub mod platform;
 pub mod progress;
 pub mod reference;

@@ -14,6 +14,7 @@
 mod blob;
 mod prune;
 
+pub(crate) use blob::stamp;
 pub use blob::{Blob, BlobWriter};
 pub use prune::{Pruned, Usage};
 
