@@ -36,7 +36,7 @@ pub struct IndexEntry {
     content_layer: usize,
 }
 
-/// What an entry of an image's file system is.
+/// What an entry of an image's file system is. Devices and pipes are left out, as they are where it is unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IndexKind {
     /// A directory.
@@ -51,8 +51,6 @@ pub enum IndexKind {
         /// What it points at, as written.
         target: PathBuf,
     },
-    /// A device or a pipe.
-    Special,
 }
 
 impl Index {
@@ -78,16 +76,21 @@ impl Index {
         let mut reader = LayerReader::new(reader, layer, *limits)?;
         let mut number = 0;
         while let Some(member) = reader.next_member()? {
+            let this = number;
+            number += 1;
+            if member.kind == MemberKind::Ignored {
+                continue;
+            }
             let refuse = |reason| ReadError::Place { layer, name: shown(&member.path), reason };
             let place = |parent: Option<&Path>, name: Option<&std::ffi::OsStr>| {
                 let (Some(parent), Some(name)) = (parent, name) else { return Ok(PathBuf::new()) };
-                Ok(self.leads_to(parent).map_err(refuse)?.join(name))
+                Ok(self.directory(parent).map_err(refuse)?.join(name))
             };
             let path = place(member.path.parent(), member.path.file_name())?;
             let kind = match member.kind {
                 MemberKind::Ignored => None,
                 MemberKind::Opaque => {
-                    let directory = self.leads_to(&member.path).map_err(refuse)?;
+                    let directory = self.directory(&member.path).map_err(refuse)?;
                     self.remove(&directory, |at, entry| at == directory || entry.layer == layer);
                     None
                 }
@@ -95,12 +98,19 @@ impl Index {
                     self.remove(&path, |_, entry| entry.layer == layer);
                     None
                 }
-                MemberKind::Directory => Some((IndexKind::Directory, number, layer)),
-                MemberKind::File => Some((IndexKind::File { size: member.size }, number, layer)),
-                MemberKind::Symlink(target) => Some((IndexKind::Symlink { target }, number, layer)),
-                MemberKind::Special => Some((IndexKind::Special, number, layer)),
+                MemberKind::Directory => Some((IndexKind::Directory, this, layer)),
+                MemberKind::File => Some((IndexKind::File { size: member.size }, this, layer)),
+                MemberKind::Symlink(target) => Some((IndexKind::Symlink { target }, this, layer)),
+                MemberKind::Special => {
+                    self.make_directories(&path, layer);
+                    self.remove(&path, |_, _| false);
+                    None
+                }
                 MemberKind::HardLink(target) => {
                     let target = place(target.parent(), target.file_name())?;
+                    if target != path && target.starts_with(&path) {
+                        return Err(refuse("it is a hard link to a file below itself"));
+                    }
                     match self.entries.get(&target) {
                         Some(found) if found.kind != IndexKind::Directory => {
                             Some((found.kind.clone(), found.member, found.content_layer))
@@ -120,7 +130,6 @@ impl Index {
                 }
                 self.entries.insert(path, IndexEntry { kind, mode: member.mode, layer, member: member_number, content_layer });
             }
-            number += 1;
         }
         limits.bytes -= reader.tar_bytes();
         limits.members -= reader.members();
@@ -205,7 +214,7 @@ impl Index {
             None => Node::Missing,
             Some(IndexKind::Directory) => Node::Directory,
             Some(IndexKind::Symlink { target }) => Node::Symlink(target.clone()),
-            Some(IndexKind::File { .. } | IndexKind::Special) => Node::Other,
+            Some(IndexKind::File { .. }) => Node::Other,
         }
     }
 
@@ -213,6 +222,15 @@ impl Index {
         match resolve::<Infallible>(path, |path| Ok(self.look(path))) {
             Ok(found) => found,
             Err(never) => match never {},
+        }
+    }
+
+    /// Where a path leads that has to be a directory if it is anything.
+    fn directory(&self, path: &Path) -> Result<PathBuf, &'static str> {
+        let found = self.leads_to(path)?;
+        match self.look(&found) {
+            Node::Other => Err("a file lies where its directory should be"),
+            _ => Ok(found),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// As many links as the system follows before it gives up.
@@ -32,6 +33,10 @@ pub(crate) fn resolve<E>(path: &Path, mut look: impl FnMut(&Path) -> Result<Node
         if name == ".." {
             found.pop();
             continue;
+        }
+        // Members have no such names; only links can say them.
+        if name.as_bytes().starts_with(b".wh.") {
+            return Ok(Err("its directory is a symbolic link to a mark for deletions"));
         }
         found.push(&name);
         match look(&found)? {

@@ -130,10 +130,6 @@ impl Unpacker {
         };
         match &member.kind {
             MemberKind::Ignored => return Ok(()),
-            MemberKind::Special => {
-                self.unpacked.skipped += 1;
-                return Ok(());
-            }
             MemberKind::Opaque => {
                 let directory = self.resolve(&member.path, &member.path)?;
                 return self.remove_lower_children(&directory, own);
@@ -142,7 +138,11 @@ impl Unpacker {
                 let path = self.resolve(parent, &member.path)?.join(name);
                 return self.remove_lower(&path, own);
             }
-            MemberKind::File | MemberKind::Directory | MemberKind::Symlink(_) | MemberKind::HardLink(_) => {}
+            MemberKind::File
+            | MemberKind::Directory
+            | MemberKind::Symlink(_)
+            | MemberKind::HardLink(_)
+            | MemberKind::Special => {}
         }
         let parent = self.resolve(parent, &member.path)?;
         self.make_directories(&parent, own)?;
@@ -170,7 +170,12 @@ impl Unpacker {
                 symlink(target, &at).map_err(failed("create the symbolic link", &at))?;
             }
             MemberKind::HardLink(target) => self.hard_link(target, &path, member)?,
-            _ => unreachable!("handled above"),
+            MemberKind::Special => {
+                self.remove(&path)?;
+                self.unpacked.skipped += 1;
+                return Ok(());
+            }
+            MemberKind::Ignored | MemberKind::Opaque | MemberKind::Whiteout => unreachable!("handled above"),
         }
         own.insert(path);
         Ok(())
@@ -181,13 +186,13 @@ impl Unpacker {
             return Err(self.refuse(&member.path, "it is a hard link to the root"));
         };
         let target = self.resolve(parent, &member.path)?.join(name);
-        if target == path {
-            return Ok(());
-        }
         match self.look(&target)? {
             Node::Other | Node::Symlink(_) => {}
             Node::Missing => return Err(self.refuse(&member.path, "it is a hard link to a file that is not there")),
             Node::Directory => return Err(self.refuse(&member.path, "it is a hard link to a directory")),
+        }
+        if target == path {
+            return Ok(());
         }
         if target.starts_with(path) {
             return Err(self.refuse(&member.path, "it is a hard link to a file below itself"));
@@ -217,13 +222,14 @@ impl Unpacker {
         }
     }
 
-    fn make_directories(&self, directory: &Path, own: &mut BTreeSet<PathBuf>) -> Result<(), ReadError> {
+    fn make_directories(&mut self, directory: &Path, own: &mut BTreeSet<PathBuf>) -> Result<(), ReadError> {
         let mut path = PathBuf::new();
         for name in directory.iter() {
             path.push(name);
             if matches!(self.look(&path)?, Node::Missing) {
                 let at = self.root.join(&path);
                 fs::create_dir(&at).map_err(failed("create the folder", &at))?;
+                self.modes.insert(path.clone(), 0o755);
                 own.insert(path.clone());
             }
         }

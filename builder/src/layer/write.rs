@@ -259,7 +259,7 @@ impl Job<'_> {
     fn hash_files(&self, frames: &Receiver<Arc<Frame>>) -> Vec<(usize, Digest)> {
         let new = || HashingWriter::new(io::sink());
         let mut digests = Vec::new();
-        let mut current = None;
+        let mut current: Option<(usize, HashingWriter<io::Sink>)> = None;
         for frame in frames {
             for part in &frame.parts {
                 let Some(entry) = part.entry.filter(|entry| self.hashes(*entry)) else { continue };
@@ -285,7 +285,7 @@ impl Job<'_> {
         digests: Vec<(usize, Digest)>,
         mut metadata: BTreeMap<usize, std::fs::Metadata>,
     ) -> Result<Vec<Hashed>, LayerError> {
-        let check = |(entry, digest)| {
+        let check = |(entry, digest): (usize, Digest)| {
             let expected = self.known[entry].digest;
             match (expected, &self.entries[entry].1.kind) {
                 (Some(expected), Kind::File { content: Content::Disk(file), .. }) if expected != digest => {

@@ -46,7 +46,7 @@ fn names_that_lead_out_are_errors() {
         assert!(matches!(&error, ReadError::Name { name: found, .. } if found == name), "{error}");
         prison.check();
     }
-    for (name, kind) in [("", b'0'), ("./", b'2'), ("/", b'0'), (".wh.", b'0'), (".wh...", b'0'), ("a/.wh..", b'0'), (".wh.a/b", b'0')] {
+    for (name, kind) in [("", b'0'), ("./", b'2'), (".", b'0'), (".wh.", b'0'), (".wh...", b'0'), ("a/.wh..", b'0'), (".wh.a/b", b'0')] {
         let prison = Prison::new();
         assert!(prison.unpack(&[archive(&[member(name, kind, "x", b"")])]).is_err(), "{name:?}");
         prison.check();
@@ -119,7 +119,7 @@ fn devices_are_left_out_and_dangerous_bits_dropped() {
     let unpacked = prison.unpack(&[layer]).expect("harmless");
     assert_eq!((unpacked.files, unpacked.skipped), (1, 3));
     let found = walk(&prison.root());
-    assert_eq!(found.into_iter().map(|(path, said)| format!("{} {}", path.display(), &said[..5])).collect::<Vec<_>>(), ["bin f 755"]);
+    assert_eq!(found.into_iter().map(|(path, said)| format!("{} {}", path.display(), &said[..5])).collect::<Vec<_>>(), ["bin f 755", "dev d 755"]);
 }
 
 #[test]
@@ -174,20 +174,35 @@ fn target() -> impl Strategy<Value = String> {
     prop_oneof![3 => name(), 1 => prop::sample::select(vec!["..", "/", "../outside", "../outside/canary", "../../outside", "."]).prop_map(str::to_owned)]
 }
 
-fn any_member() -> impl Strategy<Value = Vec<u8>> {
+/// A member as it is shown where a case fails.
+#[derive(Debug, Clone)]
+struct Spec {
+    name: String,
+    kind: char,
+    target: String,
+    content: String,
+}
+
+impl Spec {
+    fn bytes(&self) -> Vec<u8> {
+        member(&self.name, self.kind as u8, &self.target, self.content.as_bytes())
+    }
+}
+
+fn any_member() -> impl Strategy<Value = Spec> {
     let kind = prop::sample::select(b"0005522163".to_vec());
     (name(), kind, target(), "[a-z]{0,9}").prop_map(|(name, kind, target, content)| {
-        let content = if kind == b'0' { content.into_bytes() } else { Vec::new() };
-        member(&name, kind, &target, &content)
+        let content = if kind == b'0' { content } else { String::new() };
+        Spec { name, kind: char::from(kind), target, content }
     })
 }
 
-fn image() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
+fn image() -> impl Strategy<Value = Vec<Vec<Spec>>> {
     prop::collection::vec(prop::collection::vec(any_member(), 0..9), 1..4)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Nothing outside changes; and where nothing is refused, the index says what unpacking gives.
     #[test]
@@ -200,7 +215,7 @@ proptest! {
         for members in image {
             let mut kept: Vec<Vec<u8>> = Vec::new();
             for member in members {
-                kept.push(member);
+                kept.push(member.bytes());
                 if index.clone().add(&archive(&kept)[..], &mut limits.clone()).is_err() {
                     let whole: Vec<_> = layers.iter().cloned().chain([archive(&kept)]).collect();
                     let alone = Prison::new();
@@ -222,12 +237,11 @@ proptest! {
                 _ => said,
             })
         }).collect();
-        let indexed: BTreeMap<_, _> = index.entries().filter_map(|(path, entry)| Some((PathBuf::from(path.as_str()), match &entry.kind {
+        let indexed: BTreeMap<_, _> = index.entries().map(|(path, entry)| (PathBuf::from(path.as_str()), match &entry.kind {
             IndexKind::Directory => format!("d {:o}", entry.mode),
             IndexKind::File { size } => format!("f {size}"),
             IndexKind::Symlink { target } => format!("l {}", target.display()),
-            IndexKind::Special => return None,
-        }))).collect();
+        })).collect();
         prop_assert_eq!(found, indexed);
     }
 
@@ -239,7 +253,7 @@ proptest! {
         cut in prop::option::of(any::<prop::sample::Index>()),
         codec in prop::sample::select(vec!["none", "zstd:1", "gzip:1"]),
     ) {
-        let mut layer = archive(&image);
+        let mut layer = archive(&image.iter().map(Spec::bytes).collect::<Vec<_>>());
         let compression = codec.parse::<CompressionChoice>().expect("valid").fixed().expect("not auto");
         if compression != Compression::None {
             layer = frame::compress(compression, &layer, &mut Vec::new()).expect("memory");

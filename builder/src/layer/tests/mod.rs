@@ -2,6 +2,7 @@
 
 mod hostile;
 mod judges;
+mod measure;
 mod read;
 mod same_bytes;
 mod write;

@@ -228,7 +228,8 @@ fn an_empty_layer_is_a_valid_one() {
     for codec in ["none", "gzip", "zstd", "auto"] {
         let (_store, outcome) = written(&BTreeMap::new(), &format(codec));
         assert_eq!((outcome.layer.unpacked, outcome.files.len()), (1024, 0));
-        let mut reader = LayerReader::new(&blob(&outcome)[..], 0, Limits::default()).expect("readable");
+        let blob = blob(&outcome);
+        let mut reader = LayerReader::new(&blob[..], 0, Limits::default()).expect("readable");
         assert_eq!(reader.next_member().expect("valid"), None);
     }
 }
