@@ -14,7 +14,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub(crate) const OWN_FRAME: u64 = 256 << 10;
 
 const ZSTD_DEFAULT: i32 = 9;
-const GZIP_DEFAULT: i32 = 9;
+const GZIP_DEFAULT: i32 = 6;
 
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

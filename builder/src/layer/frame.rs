@@ -50,9 +50,12 @@ mod tests {
                 .collect::<Vec<u8>>()
         };
         let mut room = Vec::new();
-        for compression in
-            [Compression::Zstd { level: 9 }, Compression::Zstd { level: 1 }, Compression::Zstd { level: 19 }, Compression::Gzip { level: 9 }]
-        {
+        for compression in [
+            Compression::Zstd { level: 9 },
+            Compression::Zstd { level: 1 },
+            Compression::Zstd { level: 19 },
+            Compression::Gzip { level: 9 },
+        ] {
             let first = compress(compression, &text(1), &mut Vec::new()).expect("memory");
             compress(compression, &text(2), &mut room).expect("memory");
             assert_eq!(compress(compression, &text(1), &mut room).expect("memory"), first, "{compression}");

@@ -190,21 +190,15 @@ pub(crate) fn recall(store: &Store, key: &Digest) -> Result<Option<LayerOutcome>
     };
     let Some(compression) = record.compression.fixed().filter(|_| record.version == FORMAT_VERSION) else { return Ok(None) };
     let Some(blob) = store.find(&record.digest)?.filter(|blob| blob.size == record.size) else { return Ok(None) };
-    let files = record.files.into_iter().map(|(path, size, compressed, digest)| {
-        Some(FileBytes { path: path.parse().ok()?, size, compressed, digest })
-    });
+    let files = record
+        .files
+        .into_iter()
+        .map(|(path, size, compressed, digest)| Some(FileBytes { path: path.parse().ok()?, size, compressed, digest }));
     let Some(files) = files.collect::<Option<Vec<_>>>() else { return Ok(None) };
     let layer = layer(compression, blob.digest, blob.size, record.diff_id, record.unpacked, blob.path);
     Ok(Some(LayerOutcome { layer, compression, reused: true, files, overhead: record.overhead }))
 }
 
-pub(crate) fn layer(
-    compression: Compression,
-    digest: Digest,
-    size: u64,
-    diff_id: Digest,
-    unpacked: u64,
-    path: PathBuf,
-) -> Layer {
+pub(crate) fn layer(compression: Compression, digest: Digest, size: u64, diff_id: Digest, unpacked: u64, path: PathBuf) -> Layer {
     Layer { descriptor: Descriptor::new(compression.media_type(), digest, size), diff_id, unpacked, path: Some(path) }
 }

@@ -25,7 +25,10 @@ pub(crate) enum Node {
 ///
 /// # Errors
 /// Why the path leads nowhere, or those of `look`.
-pub(crate) fn resolve<E>(path: &Path, mut look: impl FnMut(&Path) -> Result<Node, E>) -> Result<Result<PathBuf, &'static str>, E> {
+pub(crate) fn resolve<E>(
+    path: &Path,
+    mut look: impl FnMut(&Path) -> Result<Node, E>,
+) -> Result<Result<PathBuf, &'static str>, E> {
     let mut left: VecDeque<OsString> = names(path).collect();
     let mut found = PathBuf::new();
     let mut links = 0;

@@ -98,8 +98,7 @@ impl<'a> Source<'a> {
     /// Checks after the last byte that the file did not change meanwhile.
     pub(crate) fn finish(self) -> Result<(), LayerError> {
         let Open::Disk { file, before, .. } = &self.content else { return Ok(()) };
-        let after =
-            file.metadata().map_err(|source| LayerError::Read { path: self.path.clone(), file: self.file(), source })?;
+        let after = file.metadata().map_err(|source| LayerError::Read { path: self.path.clone(), file: self.file(), source })?;
         if after.len() != self.size {
             return Err(LayerError::Size {
                 path: self.path.clone(),

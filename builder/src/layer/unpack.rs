@@ -10,9 +10,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::ReadError;
 use super::read::{LayerReader, Limits, Member, MemberKind, shown};
 use super::resolve::{Node, resolve};
-use super::ReadError;
 use crate::image::{Blobs, Descriptor, open_verified};
 use crate::progress::Progress;
 
@@ -138,11 +138,8 @@ impl Unpacker {
                 let path = self.resolve(parent, &member.path)?.join(name);
                 return self.remove_lower(&path, own);
             }
-            MemberKind::File
-            | MemberKind::Directory
-            | MemberKind::Symlink(_)
-            | MemberKind::HardLink(_)
-            | MemberKind::Special => {}
+            MemberKind::File | MemberKind::Directory | MemberKind::Symlink(_) | MemberKind::HardLink(_) | MemberKind::Special => {
+            }
         }
         let parent = self.resolve(parent, &member.path)?;
         self.make_directories(&parent, own)?;

@@ -19,6 +19,9 @@ use crate::tree::{Content, Entry, ImagePath, Kind};
 
 type Entries<'a> = [(&'a ImagePath, &'a Entry)];
 
+/// A frame on its way to the writer, with its compressed bytes unless it is written as it is.
+type Done = io::Result<(Arc<Frame>, Option<Vec<u8>>)>;
+
 /// Writes the entries of one layer as a blob of the store, or finds the blob that an earlier build wrote of the same entries.
 ///
 /// The directories above every entry have to be among the entries; [`select`](super::select) takes care of that.
@@ -200,7 +203,7 @@ impl Job<'_> {
             let (tar_sender, tar_frames) = channel::<Arc<Frame>>();
             let (file_sender, file_frames) = channel::<Arc<Frame>>();
             let (job_sender, jobs) = channel::<Arc<Frame>>();
-            let (done_sender, done) = channel::<io::Result<(Arc<Frame>, Option<Vec<u8>>)>>();
+            let (done_sender, done) = channel::<Done>();
             let tar_hash = scope.spawn(move || {
                 let mut hash = HashingWriter::new(io::sink());
                 tar_frames.iter().for_each(|frame| hash.write_all(&frame.bytes).expect("hashing cannot fail"));
@@ -299,11 +302,7 @@ impl Job<'_> {
     }
 
     /// Writes frames in their order, whatever order they come in.
-    fn write_frames<W: Write>(
-        &self,
-        done: &Receiver<io::Result<(Arc<Frame>, Option<Vec<u8>>)>>,
-        mut out: W,
-    ) -> Result<(W, Shares), LayerError> {
+    fn write_frames<W: Write>(&self, done: &Receiver<Done>, mut out: W) -> Result<(W, Shares), LayerError> {
         let mut shares = Shares { entries: vec![0; self.entries.len()], overhead: 0 };
         let mut waiting = BTreeMap::new();
         let mut next = 0;
@@ -485,11 +484,7 @@ impl<S: FnMut(Arc<Frame>, bool) -> Result<(), Halt>> Reader<'_, S> {
     }
 }
 
-fn compress_frames(
-    compression: Compression,
-    jobs: &Mutex<Receiver<Arc<Frame>>>,
-    done: &Sender<io::Result<(Arc<Frame>, Option<Vec<u8>>)>>,
-) {
+fn compress_frames(compression: Compression, jobs: &Mutex<Receiver<Arc<Frame>>>, done: &Sender<Done>) {
     let mut room = Vec::new();
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();

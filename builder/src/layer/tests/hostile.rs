@@ -24,7 +24,8 @@ impl Prison {
     }
 
     fn check(&self) {
-        let outside: Vec<_> = fs::read_dir(self.folder.path()).expect("there").map(|entry| entry.expect("there").file_name()).collect();
+        let outside: Vec<_> =
+            fs::read_dir(self.folder.path()).expect("there").map(|entry| entry.expect("there").file_name()).collect();
         assert!(outside.iter().all(|name| name == "outside" || name == "root"), "{outside:?}");
         let canary = self.folder.path().join("outside/canary");
         assert_eq!(fs::read_to_string(&canary).expect("still there"), "alive");
@@ -46,7 +47,9 @@ fn names_that_lead_out_are_errors() {
         assert!(matches!(&error, ReadError::Name { name: found, .. } if found == name), "{error}");
         prison.check();
     }
-    for (name, kind) in [("", b'0'), ("./", b'2'), (".", b'0'), (".wh.", b'0'), (".wh...", b'0'), ("a/.wh..", b'0'), (".wh.a/b", b'0')] {
+    for (name, kind) in
+        [("", b'0'), ("./", b'2'), (".", b'0'), (".wh.", b'0'), (".wh...", b'0'), ("a/.wh..", b'0'), (".wh.a/b", b'0')]
+    {
         let prison = Prison::new();
         assert!(prison.unpack(&[archive(&[member(name, kind, "x", b"")])]).is_err(), "{name:?}");
         prison.check();
@@ -86,7 +89,11 @@ fn links_do_not_lead_out() {
     ] {
         for split in [false, true] {
             let prison = Prison::new();
-            let layers: Vec<_> = if split { members.iter().map(|one| archive(std::slice::from_ref(one))).collect() } else { vec![archive(&members)] };
+            let layers: Vec<_> = if split {
+                members.iter().map(|one| archive(std::slice::from_ref(one))).collect()
+            } else {
+                vec![archive(&members)]
+            };
             // Whether it is an error is another question.
             let _ = prison.unpack(&layers);
             prison.check();
@@ -119,7 +126,10 @@ fn devices_are_left_out_and_dangerous_bits_dropped() {
     let unpacked = prison.unpack(&[layer]).expect("harmless");
     assert_eq!((unpacked.files, unpacked.skipped), (1, 3));
     let found = walk(&prison.root());
-    assert_eq!(found.into_iter().map(|(path, said)| format!("{} {}", path.display(), &said[..5])).collect::<Vec<_>>(), ["bin f 755", "dev d 755"]);
+    assert_eq!(
+        found.into_iter().map(|(path, said)| format!("{} {}", path.display(), &said[..5])).collect::<Vec<_>>(),
+        ["bin f 755", "dev d 755"]
+    );
 }
 
 #[test]
@@ -129,7 +139,15 @@ fn what_is_not_supported_is_named() {
     assert!(error.contains("`a` is of type `0`, which is not supported (a file with holes left out)"), "{error}");
     assert!(Prison::new().unpack(&[archive(&[member("a", b'S', "", b"")])]).is_err());
     assert!(Prison::new().unpack(&[archive(&[member("a", b'V', "", b"")])]).is_err());
-    for records in [&b"9 path=a\n"[..], b"x path=a\n", b"10 path=ab", b"8 patha\n", b"0 path=a\n", b"99999999999999999999999 path=a\n", b" \n"] {
+    for records in [
+        &b"9 path=a\n"[..],
+        b"x path=a\n",
+        b"10 path=ab",
+        b"8 patha\n",
+        b"0 path=a\n",
+        b"99999999999999999999999 path=a\n",
+        b" \n",
+    ] {
         let layer = archive(&[member("x", b'x', "", records), file("a", "")]);
         let result = Prison::new().unpack(&[layer]);
         assert_eq!(result.is_ok(), records == b"9 path=a\n", "{:?}", String::from_utf8_lossy(records));
@@ -165,9 +183,8 @@ fn name() -> impl Strategy<Value = String> {
         8 => prop::sample::select(vec!["a", "b", "c"]),
         1 => prop::sample::select(vec!["..", ".", ".wh.a", ".wh.b", ".wh..wh..opq", "outside", "canary", ""]),
     ];
-    (any::<prop::sample::Index>(), prop::collection::vec(part, 1..4)).prop_map(|(absolute, parts)| {
-        format!("{}{}", if absolute.index(6) == 0 { "/" } else { "" }, parts.join("/"))
-    })
+    (any::<prop::sample::Index>(), prop::collection::vec(part, 1..4))
+        .prop_map(|(absolute, parts)| format!("{}{}", if absolute.index(6) == 0 { "/" } else { "" }, parts.join("/")))
 }
 
 fn target() -> impl Strategy<Value = String> {

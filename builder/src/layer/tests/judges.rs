@@ -25,7 +25,9 @@ fn python_reads_the_members_as_the_tree_has_them() {
     let tree = fixture();
     let (_store, outcome) = written(&tree, &format("none"));
     let said = run(Command::new("python3").args(["-c", PYTHON, &EPOCH.to_string()]), &blob(&outcome));
-    let said: Vec<(String, String, u32, u64, String, String, Vec<String>)> = serde_json::from_slice(&said).expect("JSON");
+    /// Name, type, mode, size, link, SHA-256 of the content, PAX keywords.
+    type Row = (String, String, u32, u64, String, String, Vec<String>);
+    let said: Vec<Row> = serde_json::from_slice(&said).expect("JSON");
     assert_eq!(said.len(), tree.len());
     let mut extended = 0;
     for ((path, entry), (name, kind, mode, size, link, digest, keywords)) in tree.iter().zip(said) {
@@ -52,7 +54,8 @@ fn python_reads_a_size_that_ustar_cannot_hold() {
     let big = entry(Kind::File { content: Content::Bytes(Vec::new()), size, digest: None }, 0o644);
     let mut head = Vec::new();
     header::append(&mut head, &path("/big"), &big, EPOCH).expect("a header");
-    let script = "import io,sys,tarfile; m=tarfile.open(fileobj=io.BytesIO(sys.stdin.buffer.read())).next(); print(m.name, m.size)";
+    let script =
+        "import io,sys,tarfile; m=tarfile.open(fileobj=io.BytesIO(sys.stdin.buffer.read())).next(); print(m.name, m.size)";
     let said = run(Command::new("python3").args(["-c", script]), &head);
     assert_eq!(String::from_utf8_lossy(&said).trim(), format!("big {size}"));
     let mut smaller = Vec::new();

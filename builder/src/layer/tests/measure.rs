@@ -55,7 +55,6 @@ fn codecs() {
 #[test]
 #[ignore = "measures; needs IMGBUILD_MEASURE"]
 fn throughput() {
-    use std::os::unix::ffi::OsStrExt;
     let tree = folder_of_files();
     let time = |what: &str, work: &mut dyn FnMut()| {
         let (start, cpu) = (Instant::now(), cpu_seconds());
@@ -69,11 +68,12 @@ fn throughput() {
             _ => unreachable!("made from a folder"),
         })
         .collect();
-    let files: Vec<_> = files.iter().filter(|file| !file.as_os_str().as_bytes().is_empty()).collect();
     for round in 0..2 {
         let (folder, store) = store();
         time("hash", &mut || {
-            files.iter().for_each(|file| drop(Digest::of_reader(File::open(file).expect("readable")).expect("readable")));
+            for file in &files {
+                Digest::of_reader(File::open(file).expect("readable")).expect("readable");
+            }
         });
         time("copy and sync", &mut || {
             for file in &files {

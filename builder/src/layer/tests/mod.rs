@@ -126,7 +126,12 @@ pub(super) fn fixture() -> BTreeMap<ImagePath, Entry> {
 }
 
 /// Puts a tree's files on disk, in the given order, and gives the tree that reads them from there.
-pub(super) fn on_disk(tree: &BTreeMap<ImagePath, Entry>, folder: &Path, reverse: bool, holes: bool) -> BTreeMap<ImagePath, Entry> {
+pub(super) fn on_disk(
+    tree: &BTreeMap<ImagePath, Entry>,
+    folder: &Path,
+    reverse: bool,
+    holes: bool,
+) -> BTreeMap<ImagePath, Entry> {
     let mut moved = tree.clone();
     let mut numbered: Vec<_> = moved.values_mut().enumerate().collect();
     if reverse {
@@ -162,7 +167,8 @@ pub(super) fn blob(outcome: &LayerOutcome) -> Vec<u8> {
 
 /// Whether a tool is installed; says so where it is not.
 pub(super) fn has(tool: &str) -> bool {
-    let found = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file()));
+    let found =
+        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file()));
     if !found {
         eprintln!("skipped: `{tool}` is not installed");
     }

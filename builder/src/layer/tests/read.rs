@@ -178,7 +178,8 @@ fn the_index_knows_what_unpacking_gives_and_extracts_chosen_files() {
         file("etc/secret", "s"),
         member("usr/lib/alias.so", b'1', "lib/libc.so.6", b""),
     ]);
-    let upper = archive(&[file("etc/.wh.secret", ""), file("lib/libm.so.6", "libm"), member("hard", b'1', "usr/lib/libc.so.6", b"")]);
+    let upper =
+        archive(&[file("etc/.wh.secret", ""), file("lib/libm.so.6", "libm"), member("hard", b'1', "usr/lib/libc.so.6", b"")]);
     let upper = frame::compress(Compression::Zstd { level: 3 }, &upper, &mut Vec::new()).expect("memory");
     let (descriptors, blobs) = blobs(&[base, upper], folder.path());
     let limits = Limits::default();
@@ -186,7 +187,16 @@ fn the_index_knows_what_unpacking_gives_and_extracts_chosen_files() {
     let names: Vec<_> = index.entries().map(|(path, entry)| format!("{path} {}", entry.layer)).collect();
     assert_eq!(
         names,
-        ["/etc 0", "/hard 1", "/lib 0", "/usr 0", "/usr/lib 0", "/usr/lib/alias.so 0", "/usr/lib/libc.so.6 0", "/usr/lib/libm.so.6 1"]
+        [
+            "/etc 0",
+            "/hard 1",
+            "/lib 0",
+            "/usr 0",
+            "/usr/lib 0",
+            "/usr/lib/alias.so 0",
+            "/usr/lib/libc.so.6 0",
+            "/usr/lib/libm.so.6 1"
+        ]
     );
     assert_eq!(index.resolve(&path("/lib/libm.so.6")), Some(path("/usr/lib/libm.so.6")));
     assert_eq!(index.resolve(&path("/lib/none")), None);

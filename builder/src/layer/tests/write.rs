@@ -134,8 +134,9 @@ fn the_figures_add_up_to_the_blob() {
 #[test]
 fn a_large_file_has_frames_of_its_own_and_is_counted_exactly() {
     let content = words(9, 5_000_000);
-    let tree: BTreeMap<_, _> =
-        [("/a", bytes("first")), ("/big", bytes(content.clone())), ("/c", bytes("last"))].map(|(name, entry)| (path(name), entry)).into();
+    let tree: BTreeMap<_, _> = [("/a", bytes("first")), ("/big", bytes(content.clone())), ("/c", bytes("last"))]
+        .map(|(name, entry)| (path(name), entry))
+        .into();
     let (_store, outcome) = written(&tree, &format("zstd"));
     let [first, big, last] = &outcome.files[..] else { panic!("three files") };
     let blob = blob(&outcome);
@@ -169,7 +170,7 @@ fn inputs_that_are_no_files_are_named() {
         eprintln!("skipped: an unreadable file, which root can read");
     } else {
         fs::write(at("secret"), "abc").expect("a temporary folder");
-        fs::set_permissions(at("secret"), fs::Permissions::from_mode(0)).expect("ours");
+        fs::set_permissions(at("secret"), fs::Permissions::from_mode(0o000)).expect("ours");
         assert!(error(named(&at("secret"))).contains("secret"));
     }
 }
@@ -269,7 +270,8 @@ struct SmallDisk(TempDir);
 impl SmallDisk {
     fn new(size: &str) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder.path()).output();
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Self(folder));
         }
