@@ -35,6 +35,8 @@ pub struct Unpacker {
     layer: usize,
     /// Modes of directories, which are set at the end: a directory may forbid to write into it.
     modes: BTreeMap<PathBuf, u32>,
+    /// What the current layer has put in place: its marks for deletions are about lower layers only.
+    own: BTreeSet<PathBuf>,
     unpacked: Unpacked,
 }
 
@@ -82,7 +84,7 @@ impl Unpacker {
         if fs::read_dir(&root).map_err(failed("read", &root))?.next().is_some() {
             return Err(ReadError::NotEmpty { path: root });
         }
-        Ok(Self { root, limits, layer: 0, modes: BTreeMap::new(), unpacked: Unpacked::default() })
+        Ok(Self { root, limits, layer: 0, modes: BTreeMap::new(), own: BTreeSet::new(), unpacked: Unpacked::default() })
     }
 
     /// Unpacks the next layer on top of those before.
@@ -91,9 +93,9 @@ impl Unpacker {
     /// Where the layer is damaged, larger than allowed or hostile, or the folder cannot be written.
     pub fn layer(&mut self, reader: impl Read) -> Result<(), ReadError> {
         let mut reader = LayerReader::new(reader, self.layer, self.limits)?;
-        let mut own = BTreeSet::new();
+        self.own.clear();
         while let Some(member) = reader.next_member()? {
-            self.place(&member, &mut reader, &mut own)?;
+            self.place(&member, &mut reader)?;
         }
         self.limits.bytes -= reader.tar_bytes();
         self.limits.members -= reader.members();
@@ -114,16 +116,11 @@ impl Unpacker {
         Ok(self.unpacked)
     }
 
-    fn place<R: Read>(
-        &mut self,
-        member: &Member,
-        reader: &mut LayerReader<R>,
-        own: &mut BTreeSet<PathBuf>,
-    ) -> Result<(), ReadError> {
+    fn place<R: Read>(&mut self, member: &Member, reader: &mut LayerReader<R>) -> Result<(), ReadError> {
         let (Some(parent), Some(name)) = (member.path.parent(), member.path.file_name()) else {
             match member.kind {
                 MemberKind::Directory => drop(self.modes.insert(PathBuf::new(), member.mode)),
-                MemberKind::Opaque => self.remove_lower_children(Path::new(""), own)?,
+                MemberKind::Opaque => self.remove_lower_children(Path::new(""))?,
                 _ => {}
             }
             return Ok(());
@@ -132,17 +129,17 @@ impl Unpacker {
             MemberKind::Ignored => return Ok(()),
             MemberKind::Opaque => {
                 let directory = self.resolve(&member.path, &member.path)?;
-                return self.remove_lower_children(&directory, own);
+                return self.remove_lower_children(&directory);
             }
             MemberKind::Whiteout => {
                 let path = self.resolve(parent, &member.path)?.join(name);
-                return self.remove_lower(&path, own);
+                return self.remove_lower(&path);
             }
             MemberKind::File | MemberKind::Directory | MemberKind::Symlink(_) | MemberKind::HardLink(_) | MemberKind::Special => {
             }
         }
         let parent = self.resolve(parent, &member.path)?;
-        self.make_directories(&parent, own)?;
+        self.make_directories(&parent)?;
         let path = parent.join(name);
         let at = self.root.join(&path);
         match &member.kind {
@@ -174,7 +171,7 @@ impl Unpacker {
             }
             MemberKind::Ignored | MemberKind::Opaque | MemberKind::Whiteout => unreachable!("handled above"),
         }
-        own.insert(path);
+        self.own.insert(path);
         Ok(())
     }
 
@@ -219,7 +216,7 @@ impl Unpacker {
         }
     }
 
-    fn make_directories(&mut self, directory: &Path, own: &mut BTreeSet<PathBuf>) -> Result<(), ReadError> {
+    fn make_directories(&mut self, directory: &Path) -> Result<(), ReadError> {
         let mut path = PathBuf::new();
         for name in directory.iter() {
             path.push(name);
@@ -227,7 +224,7 @@ impl Unpacker {
                 let at = self.root.join(&path);
                 fs::create_dir(&at).map_err(failed("create the folder", &at))?;
                 self.modes.insert(path.clone(), 0o755);
-                own.insert(path.clone());
+                self.own.insert(path.clone());
             }
         }
         Ok(())
@@ -235,29 +232,32 @@ impl Unpacker {
 
     /// Removes whatever lies at a path.
     fn remove(&mut self, path: &Path) -> Result<(), ReadError> {
-        let below = self.modes.range(path.to_owned()..).take_while(|(directory, _)| directory.starts_with(path));
-        for directory in below.map(|(directory, _)| directory.clone()).collect::<Vec<_>>() {
-            self.modes.remove(&directory);
+        let below = |known: &PathBuf| known.starts_with(path);
+        for known in self.modes.range(path.to_owned()..).map(|(known, _)| known.clone()).take_while(below).collect::<Vec<_>>() {
+            self.modes.remove(&known);
+        }
+        for known in self.own.range(path.to_owned()..).cloned().take_while(below).collect::<Vec<_>>() {
+            self.own.remove(&known);
         }
         remove_all(&self.root.join(path))
     }
 
     /// Removes what lower layers have at a path and keeps what this one put there.
-    fn remove_lower(&mut self, path: &Path, own: &BTreeSet<PathBuf>) -> Result<(), ReadError> {
-        if own.range(path.to_owned()..).next().is_none_or(|next| !next.starts_with(path)) {
+    fn remove_lower(&mut self, path: &Path) -> Result<(), ReadError> {
+        if self.own.range(path.to_owned()..).next().is_none_or(|next| !next.starts_with(path)) {
             return self.remove(path);
         }
-        self.remove_lower_children(path, own)
+        self.remove_lower_children(path)
     }
 
-    fn remove_lower_children(&mut self, directory: &Path, own: &BTreeSet<PathBuf>) -> Result<(), ReadError> {
+    fn remove_lower_children(&mut self, directory: &Path) -> Result<(), ReadError> {
         if !directory.as_os_str().is_empty() && !matches!(self.look(directory)?, Node::Directory) {
             return Ok(());
         }
         let at = self.root.join(directory);
         let names = fs::read_dir(&at).and_then(|found| found.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>());
         for name in names.map_err(failed("read", &at))? {
-            self.remove_lower(&directory.join(name), own)?;
+            self.remove_lower(&directory.join(name))?;
         }
         Ok(())
     }

@@ -155,6 +155,14 @@ fn what_is_not_supported_is_named() {
 }
 
 #[test]
+fn what_a_layer_replaces_itself_does_not_count_as_its_own() {
+    let prison = Prison::new();
+    let upper = archive(&[file("c/a", "upper"), member("c/a", b'6', "", b""), file(".wh..wh..opq", "")]);
+    prison.unpack(&[archive(&[file("c/b", "lower")]), upper]).expect("harmless");
+    assert_eq!(walk(&prison.root()).len(), 0);
+}
+
+#[test]
 fn a_folder_in_use_is_refused() {
     let prison = Prison::new();
     fs::create_dir(prison.root()).expect("a temporary folder");
