@@ -6,8 +6,8 @@ use super::Compression;
 
 /// Compresses one frame. `room` is space that calls share.
 ///
-/// Every frame gets a fresh context: zstd salts the hash tables of a context that it uses again, and its bytes would depend
-/// on what the same thread compressed before.
+/// Every frame gets a fresh context, so that nothing of the frames that the same thread compressed before can get in: zstd
+/// keeps tables and salts their hashes anew where a context is used again, and promises nothing about the bytes.
 pub(crate) fn compress(compression: Compression, input: &[u8], room: &mut Vec<u8>) -> io::Result<Vec<u8>> {
     room.clear();
     match compression {
