@@ -7,6 +7,7 @@
 pub mod digest;
 pub mod elf;
 pub mod image;
+pub mod layer;
 pub mod link;
 pub mod model;
 pub mod platform;

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use tempfile::NamedTempFile;
 
@@ -24,8 +26,16 @@ pub struct Blob {
 /// A blob being written. Dropped unfinished, it leaves nothing behind.
 #[derive(Debug)]
 pub struct BlobWriter {
+    file: HashingWriter<UnhashedBlobWriter>,
+}
+
+/// A blob being written whose digest someone else computes, on another thread for instance.
+#[derive(Debug)]
+pub(crate) struct UnhashedBlobWriter {
     store: Store,
-    file: HashingWriter<NamedTempFile>,
+    file: NamedTempFile,
+    written: u64,
+    writeback: Writeback,
 }
 
 impl Store {
@@ -34,9 +44,14 @@ impl Store {
     /// # Errors
     /// Where no file can be made in the store.
     pub fn writer(&self) -> Result<BlobWriter, StoreError> {
+        Ok(BlobWriter { file: HashingWriter::new(self.unhashed_writer()?) })
+    }
+
+    /// Begins a blob whose digest the caller computes.
+    pub(crate) fn unhashed_writer(&self) -> Result<UnhashedBlobWriter, StoreError> {
         let scratch = self.scratch();
         let file = NamedTempFile::new_in(&scratch).map_err(io_error("create a file in", &scratch))?;
-        Ok(BlobWriter { store: self.clone(), file: HashingWriter::new(file) })
+        Ok(UnhashedBlobWriter { store: self.clone(), file, written: 0, writeback: Writeback::default() })
     }
 
     /// Takes a stream in as a blob.
@@ -129,20 +144,11 @@ impl BlobWriter {
     }
 
     fn complete(self, expected: Option<&Digest>) -> Result<Blob, StoreError> {
-        let Self { store, file } = self;
-        let (file, digest, size) = file.finish();
-        if let Some(expected) = expected.filter(|expected| **expected != digest) {
-            return Err(StoreError::Digest { actual: digest, expected: *expected });
+        let (file, digest, _) = self.file.finish();
+        match expected.filter(|expected| **expected != digest) {
+            Some(expected) => Err(StoreError::Digest { actual: digest, expected: *expected }),
+            None => file.finish_unverified(digest),
         }
-        let path = store.blob_path(&digest);
-        let error = |path: &Path| io_error("write the blob", path);
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o444)).map_err(error(file.path()))?;
-        file.as_file().sync_data().map_err(error(file.path()))?;
-        // Read after the rename, which changes the inode's times on some file systems.
-        let file = file.persist(&path).map_err(|failed| error(&path)(failed.error))?;
-        let metadata = file.metadata().map_err(error(&path))?;
-        store.write_atomically(&store.stamp_path(&digest), &stamp(&metadata))?;
-        Ok(Blob { digest, size, path })
     }
 }
 
@@ -153,5 +159,89 @@ impl Write for BlobWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+impl UnhashedBlobWriter {
+    /// Sets room aside for a blob of known size, so that a full disk shows before the work. File systems that cannot do
+    /// that are left to fail later.
+    pub(crate) fn reserve(&mut self, bytes: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        if bytes == 0 {
+            return Ok(());
+        }
+        match fallocate(self.file.as_file(), FallocateFlags::KEEP_SIZE, 0, bytes) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Completes the blob under a digest that the caller computed of exactly the bytes written.
+    pub(crate) fn finish_unverified(self, digest: Digest) -> Result<Blob, StoreError> {
+        let Self { store, file, written, writeback } = self;
+        let path = store.blob_path(&digest);
+        let error = |path: &Path| io_error("write the blob", path);
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o444)).map_err(error(file.path()))?;
+        writeback.finish().map_err(error(file.path()))?;
+        file.as_file().sync_data().map_err(error(file.path()))?;
+        // Read after the rename, which changes the inode's times on some file systems.
+        let file = file.persist(&path).map_err(|failed| error(&path)(failed.error))?;
+        let metadata = file.metadata().map_err(error(&path))?;
+        store.write_atomically(&store.stamp_path(&digest), &stamp(&metadata))?;
+        Ok(Blob { digest, size: written, path })
+    }
+}
+
+impl Write for UnhashedBlobWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(buffer)?;
+        self.written += count as u64;
+        self.writeback.wrote(self.file.as_file(), count as u64);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Sends a long blob to the disk while it is still being written, so that the sync at its end is short and the kernel
+/// never holds more of it back than it likes to, which would stall every writer of the machine.
+#[derive(Debug, Default)]
+struct Writeback {
+    pending: u64,
+    thread: Option<(SyncSender<()>, JoinHandle<io::Result<()>>)>,
+}
+
+impl Writeback {
+    /// Bytes between two syncs; shorter blobs never start the thread.
+    const INTERVAL: u64 = 64 << 20;
+
+    fn wrote(&mut self, file: &File, bytes: u64) {
+        self.pending += bytes;
+        if self.pending < Self::INTERVAL {
+            return;
+        }
+        if self.thread.is_none() {
+            // Without a second handle or thread, the last sync does all the work.
+            let Ok(file) = file.try_clone() else { return };
+            let (sender, receiver) = sync_channel::<()>(1);
+            let run = move || receiver.iter().try_for_each(|()| file.sync_data());
+            let Ok(thread) = std::thread::Builder::new().name("writeback".to_owned()).spawn(run) else { return };
+            self.thread = Some((sender, thread));
+        }
+        // A full channel means that a sync is waiting already, which will cover these bytes.
+        if let Some((sender, _)) = &self.thread {
+            let _ = sender.try_send(());
+        }
+        self.pending = 0;
+    }
+
+    /// Waits for the syncs under way. Their errors count: the system reports each of them only once.
+    fn finish(self) -> io::Result<()> {
+        let Some((sender, thread)) = self.thread else { return Ok(()) };
+        drop(sender);
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }

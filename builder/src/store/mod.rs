@@ -13,7 +13,10 @@
 
 mod blob;
 mod prune;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use blob::stamp;
 pub use blob::{Blob, BlobWriter};
 pub use prune::{Pruned, Usage};
 
@@ -88,22 +91,25 @@ impl Store {
     /// # Errors
     /// Where the folder cannot be made, or holds a store of another version.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        for folder in ["blobs/sha256", "stamps/sha256", "records", "tmp"] {
-            let path = root.join(folder);
-            fs::create_dir_all(&path).map_err(io_error("create the folder", &path))?;
-        }
+        fs::create_dir_all(root).map_err(io_error("create the folder", root))?;
         let root = fs::canonicalize(root).map_err(io_error("open", root))?;
         let store = Self { root };
         let path = store.root.join("version");
-        match fs::read_to_string(&path) {
-            Ok(found) if found == VERSION => Ok(store),
-            Ok(found) => Err(StoreError::Version { path, found: found.trim().to_owned() }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                store.write_atomically(&path, VERSION.as_bytes())?;
-                Ok(store)
-            }
-            Err(source) => Err(StoreError::Io { action: "read", path, source }),
+        // Before anything is made in it: the folder may be another version's.
+        let new = match fs::read_to_string(&path) {
+            Ok(found) if found == VERSION => false,
+            Ok(found) => return Err(StoreError::Version { path, found: found.trim().to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(source) => return Err(StoreError::Io { action: "read", path, source }),
+        };
+        for folder in ["blobs/sha256", "stamps/sha256", "records", "tmp"] {
+            let path = store.root.join(folder);
+            fs::create_dir_all(&path).map_err(io_error("create the folder", &path))?;
         }
+        if new {
+            store.write_atomically(&path, VERSION.as_bytes())?;
+        }
+        Ok(store)
     }
 
     /// The store's folder.

@@ -82,7 +82,11 @@ impl Store {
             }
             let path = entry.path();
             let removed = if metadata.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(io_error("remove", &path))?;
+            match removed {
+                // The build that it belonged to, or another prune, was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                removed => removed.map_err(io_error("remove", &path))?,
+            }
             pruned.files += 1;
             pruned.bytes += metadata.len();
         }
