@@ -9,4 +9,5 @@ pub mod platform;
 pub mod progress;
 pub mod reference;
 pub mod store;
+pub mod transport;
 pub mod tree;
