@@ -1,8 +1,8 @@
 //! Writing archives: `oci-archive:` and `docker-archive:`.
 //!
 //! Both are a tar of an OCI layout, written as a stream and the same bytes for the same image. A Docker archive has `manifest.json`
-//! besides, in which `docker load` finds config, layers and names; its layers stay compressed as they are, which Docker since 20.10
-//! and `skopeo` read with gzip, with zstd and plain.
+//! besides, in which `docker load` finds config, layers and names. Docker reads gzip and plain layers in it, and zstd only since 23.0 (20.10
+//! ends with `unexpected EOF`), so zstd layers are plain ones there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,54 +40,58 @@ pub(super) struct Archive<'a> {
 
 enum Source<'a> {
     Bytes(&'a [u8]),
-    Blob(&'a dyn Blobs, Descriptor),
+    Blob(&'a dyn Blobs, &'a Descriptor),
 }
 
 impl<'a> Archive<'a> {
     /// Plans an archive in OCI layout.
-    pub fn oci(content: &'a Content, selector: &Selector, request: &Put) -> Self {
+    pub fn oci(content: &'a Content, selector: &Selector, request: &Put) -> Result<Self, TransportError> {
         let (name, full_name) = names(selector, request.name);
         Self::plan(content, entry(content, name.as_deref(), full_name.as_deref()))
     }
 
     /// Plans an archive that Docker loads under some names.
-    pub fn docker(content: &'a Content, image: &'a Image, names: &[ImageName]) -> Self {
+    pub fn docker(content: &'a Content, image: &'a Image, names: &[ImageName]) -> Result<Self, TransportError> {
         let first = names.first();
         let mut archive =
-            Self::plan(content, entry(content, first.map(|name| name.tag.as_str()), first.map(ImageName::canonical).as_deref()));
+            Self::plan(content, entry(content, first.map(|name| name.tag.as_str()), first.map(ImageName::canonical).as_deref()))?;
         let saved = SavedImage {
             config: blob_name(&image.parsed.config.digest),
             repo_tags: names.iter().map(ToString::to_string).collect(),
             layers: image.parsed.layers.iter().map(|layer| blob_name(&layer.digest)).collect(),
         };
         archive.documents.push(("manifest.json", serde_json::to_vec(&[saved]).expect("plain data")));
-        archive
+        Ok(archive)
     }
 
-    fn plan(content: &'a Content, entry: Descriptor) -> Self {
+    fn plan(content: &'a Content, entry: Descriptor) -> Result<Self, TransportError> {
         let mut index = empty_index();
         index["manifests"] = serde_json::json!([entry]);
-        let documents =
-            vec![("oci-layout", MARKER.to_vec()), ("index.json", serde_json::to_vec(&index).expect("plain data"))];
+        let documents = vec![("oci-layout", MARKER.to_vec()), ("index.json", serde_json::to_vec(&index).expect("plain data"))];
         let mut archive = Self { documents, blobs: BTreeMap::new() };
-        archive.add(content);
-        archive
+        archive.add(content)?;
+        Ok(archive)
     }
 
-    fn add(&mut self, content: &'a Content) {
+    fn add(&mut self, content: &'a Content) -> Result<(), TransportError> {
         match content {
             Content::Image(image) => {
                 for layer in &image.parsed.layers {
-                    self.blobs.insert(layer.digest, Source::Blob(&*image.blobs, layer.clone()));
+                    self.blobs.insert(layer.digest, Source::Blob(&*image.blobs, layer));
                 }
-                self.blobs.insert(image.parsed.config.digest, Source::Bytes(&image.config));
+                let (found, expected) = (Digest::of(&image.config), image.parsed.config.digest);
+                if found != expected {
+                    return Err(TransportError::Config { found, expected });
+                }
+                self.blobs.insert(expected, Source::Bytes(&image.config));
                 self.blobs.insert(describe(image).digest, Source::Bytes(&image.manifest));
             }
             Content::Index(index) => {
-                index.children.iter().for_each(|child| self.add(child));
+                index.children.iter().try_for_each(|child| self.add(child))?;
                 self.blobs.insert(Digest::of(&index.bytes), Source::Bytes(&index.bytes));
             }
         }
+        Ok(())
     }
 
     /// The bytes of all blobs.

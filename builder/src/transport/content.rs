@@ -8,6 +8,7 @@ use crate::platform::Platform;
 
 /// What lies at a place.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them, and an image is what is nearly always there")]
 pub enum Content {
     /// One image.
     Image(Image),
@@ -71,9 +72,7 @@ impl Content {
     pub fn descriptor(&self) -> Descriptor {
         match self {
             Self::Image(image) => describe(image),
-            Self::Index(index) => {
-                Descriptor::of(index.parsed.media_type.as_deref().unwrap_or(media_type::INDEX), &index.bytes)
-            }
+            Self::Index(index) => Descriptor::of(index.parsed.media_type.as_deref().unwrap_or(media_type::INDEX), &index.bytes),
         }
     }
 
@@ -130,9 +129,7 @@ impl Content {
             }
         });
         match (candidates.as_slice(), platform) {
-            ([], Some(platform)) => {
-                Err(TransportError::Platform { wanted: platform.to_string(), available: self.platforms() })
-            }
+            ([], Some(platform)) => Err(TransportError::Platform { wanted: platform.to_string(), available: self.platforms() }),
             ([image], _) | ([image, ..], Some(_)) => Ok(image),
             _ => Err(TransportError::PlatformNeeded { available: self.platforms() }),
         }

@@ -1,8 +1,16 @@
-//! Docker's manifests as OCI's: an OCI layout holds nothing else, and the two are never mixed.
+//! Images as a place takes them: [`to_oci`] for a layout, which holds nothing of Docker's, and `without_zstd` for Docker before 23.0.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Deserialize;
 
 use super::content::{Content, ImageIndex};
 use super::error::TransportError;
-use crate::image::{Image, MediaType, media_type};
+use crate::digest::Digest;
+use crate::image::{Blobs, Descriptor, Image, MediaType, RootFs, media_type, open_verified};
 
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
@@ -82,4 +90,75 @@ fn index_to_oci(index: &ImageIndex) -> Result<Option<ImageIndex>, TransportError
     parsed.media_type = Some(media_type::INDEX.to_owned());
     let bytes = serde_json::to_vec(&parsed).expect("an index is plain data");
     Ok(Some(ImageIndex { bytes, parsed, children }))
+}
+
+/// Gives an image whose zstd layers are plain ones, decompressed whenever they are read, or `None` where it has none. The config and with
+/// it Docker's identity of the image stay the same.
+pub(super) fn without_zstd(image: &Image) -> Result<Option<Image>, TransportError> {
+    #[derive(Deserialize)]
+    struct Config {
+        rootfs: RootFs,
+    }
+    let is_zstd = |layer: &Descriptor| layer.media_type == media_type::LAYER_ZSTD;
+    if !image.parsed.layers.iter().any(is_zstd) {
+        return Ok(None);
+    }
+    let place = || PathBuf::from("the image");
+    let Config { rootfs } = serde_json::from_slice(&image.config).map_err(|source| TransportError::Json {
+        place: place(),
+        file: "config".to_owned(),
+        source,
+    })?;
+    if rootfs.diff_ids.len() != image.parsed.layers.len() {
+        return Err(TransportError::Field {
+            place: place(),
+            file: "config".to_owned(),
+            field: "rootfs.diff_ids",
+            found: format!("{} rows", rootfs.diff_ids.len()),
+            expected: format!("{}, one a layer", image.parsed.layers.len()),
+        });
+    }
+    let mut parsed = image.parsed.clone();
+    let mut packed = BTreeMap::new();
+    for (layer, diff_id) in parsed.layers.iter_mut().zip(rootfs.diff_ids).filter(|(layer, _)| is_zstd(layer)) {
+        // An archive says a file's size before its bytes, so a layer is decompressed once to know it and once to be written.
+        let (found, size) = decompress(&*image.blobs, layer)
+            .and_then(Digest::of_reader)
+            .map_err(|source| TransportError::Blob { digest: layer.digest, source })?;
+        if found != diff_id {
+            let source = io::Error::new(io::ErrorKind::InvalidData, format!("it unpacks to {found}, expected {diff_id}"));
+            return Err(TransportError::Blob { digest: layer.digest, source });
+        }
+        packed.insert(diff_id, layer.clone());
+        *layer = Descriptor::new(media_type::LAYER, diff_id, size);
+    }
+    let manifest = serde_json::to_vec(&parsed).expect("a manifest is plain data");
+    let blobs = Arc::new(Decompressed { inner: image.blobs.clone(), packed });
+    Ok(Some(Image { manifest, parsed, config: image.config.clone(), blobs }))
+}
+
+/// Blobs of which some are stored as zstd and read as what that unpacks to.
+#[derive(Debug)]
+struct Decompressed {
+    inner: Arc<dyn Blobs>,
+    packed: BTreeMap<Digest, Descriptor>,
+}
+
+impl Blobs for Decompressed {
+    fn open_unverified(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Box<dyn Read + Send>> {
+        let Some(packed) = self.packed.get(&descriptor.digest) else {
+            return self.inner.open_unverified(descriptor, offset);
+        };
+        let mut reader = decompress(&*self.inner, packed)?;
+        io::copy(&mut (&mut reader).take(offset), &mut io::sink())?;
+        Ok(Box::new(reader))
+    }
+
+    fn local_path(&self, descriptor: &Descriptor) -> Option<PathBuf> {
+        (!self.packed.contains_key(&descriptor.digest)).then(|| self.inner.local_path(descriptor)).flatten()
+    }
+}
+
+fn decompress(blobs: &dyn Blobs, packed: &Descriptor) -> io::Result<impl Read + Send + use<>> {
+    zstd::stream::read::Decoder::new(open_verified(blobs, packed)?)
 }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::archive::Archive;
 use super::content::Content;
+use super::convert::without_zstd;
 use super::docker::open_docker;
 use super::error::{TransportError, io_error};
 use super::files::Files;
@@ -138,6 +139,12 @@ async fn connect_to(address: &str) -> Result<Docker, String> {
     }
 }
 
+/// Tells whether a daemon of some version of the interface loads layers that are compressed with zstd: Docker since 23.0, which brought
+/// version 1.42.
+fn reads_zstd(version: &bollard::ClientVersion) -> bool {
+    (version.major_version, version.minor_version) >= (1, 42)
+}
+
 /// The innermost reason, which is the one that says something.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
@@ -161,17 +168,14 @@ impl Write for Sender {
     }
 }
 
-pub(super) fn put_at(
-    addresses: &[String],
-    name: &ImageName,
-    image: &Image,
-    request: &Put,
-) -> Result<Placed, TransportError> {
-    let content = Content::Image(image.clone());
-    let archive = Archive::docker(&content, image, std::slice::from_ref(name));
-    let size = archive.size();
+pub(super) fn put_at(addresses: &[String], name: &ImageName, image: &Image, request: &Put) -> Result<Placed, TransportError> {
     let runtime = runtime()?;
     let (docker, address) = runtime.block_on(connect(addresses))?;
+    let converted = if reads_zstd(&docker.client_version()) { None } else { without_zstd(image)? };
+    let image = converted.as_ref().unwrap_or(image);
+    let content = Content::Image(image.clone());
+    let archive = Archive::docker(&content, image, std::slice::from_ref(name))?;
+    let size = archive.size();
     let task = request.progress.task(format!("load `{name}` into {address}"), Some(size));
     let (sender, receiver) = mpsc::channel(4);
     let place = PathBuf::from(&address);
@@ -212,9 +216,8 @@ async fn load(
             source: Box::new(source),
         }
     };
-    let body = futures_util::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|item| (item, receiver))
-    });
+    let body =
+        futures_util::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) });
     let options = bollard::query_parameters::ImportImageOptionsBuilder::new().quiet(true).build();
     let mut answers = std::pin::pin!(docker.import_image_stream(options, body, None));
     while let Some(answer) = answers.next().await {
@@ -274,6 +277,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn zstd_goes_to_daemons_that_know_it() {
+        let version = |minor_version| bollard::ClientVersion { major_version: 1, minor_version };
+        assert!(!reads_zstd(&version(41)) && reads_zstd(&version(42)));
+    }
+
+    #[test]
     fn the_users_choice_comes_before_the_usual_sockets() {
         let home = tempfile::tempdir().expect("temporary folder");
         let config = home.path().join(".docker");
@@ -289,13 +298,13 @@ mod tests {
         assert_eq!(found(&[("DOCKER_HOST", "tcp://localhost:1")]).expect("set"), ["tcp://localhost:1"]);
         let error = found(&[]).expect_err("the context is not there");
         assert!(error.to_string().contains("read Docker's context"), "{error}");
-        std::fs::write(meta.join("meta.json"), r#"{"Name":"remote","Endpoints":{"docker":{"Host":"unix:///x.sock"}}}"#).expect("file");
+        std::fs::write(meta.join("meta.json"), r#"{"Name":"remote","Endpoints":{"docker":{"Host":"unix:///x.sock"}}}"#)
+            .expect("file");
         assert_eq!(found(&[]).expect("context"), ["unix:///x.sock"]);
         let usual = found(&[("DOCKER_CONTEXT", "default"), ("XDG_RUNTIME_DIR", "/run/user/1")]).expect("default");
-        assert_eq!(usual[..3], [
-            "unix:///var/run/docker.sock",
-            "unix:///run/user/1/docker.sock",
-            "unix:///run/user/1/podman/podman.sock"
-        ]);
+        assert_eq!(
+            usual[..3],
+            ["unix:///var/run/docker.sock", "unix:///run/user/1/docker.sock", "unix:///run/user/1/podman/podman.sock"]
+        );
     }
 }

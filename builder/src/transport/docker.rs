@@ -50,10 +50,9 @@ pub(super) fn open_docker(
     let labels = || saved.iter().map(SavedImage::label).collect::<Vec<_>>();
     let not_found = |wanted: String| TransportError::NotFound { place: files.place(), wanted, available: labels() };
     let chosen = match (name, saved.as_slice()) {
-        (Some(name), saved) => saved
-            .iter()
-            .find(|image| image.tags().any(|tag| name.is_same(tag)))
-            .ok_or_else(|| not_found(name.to_string()))?,
+        (Some(name), saved) => {
+            saved.iter().find(|image| image.tags().any(|tag| name.is_same(tag))).ok_or_else(|| not_found(name.to_string()))?
+        }
         (None, [image]) => image,
         (None, []) => return Err(not_found("any".to_owned())),
         (None, _) => return Err(ambiguous(&files.place(), labels())),
@@ -116,13 +115,7 @@ fn found(files: &Files, name: &str) -> Result<(PathBuf, Part), TransportError> {
 }
 
 /// Describes a layer. A plain one is its own `diff_id`; a compressed one has to be read to know its digest.
-fn describe_layer(
-    files: &Files,
-    name: &str,
-    path: &Path,
-    part: Part,
-    diff_id: &Digest,
-) -> Result<Descriptor, TransportError> {
+fn describe_layer(files: &Files, name: &str, path: &Path, part: Part, diff_id: &Digest) -> Result<Descriptor, TransportError> {
     let open = |limit: u64| -> Result<_, TransportError> {
         use std::io::{Seek, SeekFrom};
         let mut file = std::fs::File::open(path).map_err(io_error("open", path))?;

@@ -35,6 +35,14 @@ pub enum TransportError {
         /// Why not.
         source: io::Error,
     },
+    /// An image whose config is another than its manifest says.
+    #[error("the image's config has the digest {found}, expected {expected} as its manifest says")]
+    Config {
+        /// Digest of the config.
+        found: Digest,
+        /// The manifest's.
+        expected: Digest,
+    },
     /// Something is there already that would be overwritten.
     #[error("`{path}` is {found}, expected {expected}")]
     Occupied {
@@ -321,7 +329,9 @@ impl TransportError {
             Self::Archive { problem: ArchiveProblem::Checksum { .. }, .. } => "check that the file is a tar archive",
             Self::Archive { .. } => "the archive is damaged or was copied in part: copy or write it again",
             Self::Compression { .. } => "decompress it first",
-            Self::NoDaemon { .. } => "start Docker or podman, or set DOCKER_HOST to its address, such as `unix:///run/docker.sock`",
+            Self::NoDaemon { .. } => {
+                "start Docker or podman, or set DOCKER_HOST to its address, such as `unix:///run/docker.sock`"
+            }
             Self::WriteByDigest { .. } => "leave the digest out, or give a tag after a colon",
             _ => return None,
         };

@@ -55,7 +55,11 @@ impl Files {
     pub fn folder(folder: &Path) -> Result<Self, TransportError> {
         let metadata = fs::metadata(folder).map_err(io_error("open", folder))?;
         if !metadata.is_dir() {
-            return Err(TransportError::Occupied { path: folder.to_owned(), found: "a file", expected: "a folder in OCI layout" });
+            return Err(TransportError::Occupied {
+                path: folder.to_owned(),
+                found: "a file",
+                expected: "a folder in OCI layout",
+            });
         }
         Ok(Self::Folder(folder.to_owned()))
     }

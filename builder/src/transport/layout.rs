@@ -60,12 +60,7 @@ pub(super) fn empty_index() -> Value {
 }
 
 /// Puts an image or index into a layout, made here where there is none.
-pub(super) fn put(
-    folder: &Path,
-    selector: &Selector,
-    content: &Content,
-    request: &Put,
-) -> Result<Placed, TransportError> {
+pub(super) fn put(folder: &Path, selector: &Selector, content: &Content, request: &Put) -> Result<Placed, TransportError> {
     prepare(folder)?;
     let bytes = total(content);
     let task = request.progress.task(format!("write `{}`", folder.display()), Some(bytes));
@@ -169,6 +164,10 @@ impl LayoutWriter<'_> {
         }
         let config = &image.parsed.config;
         if self.seen.insert(config.digest) {
+            let found = Digest::of(&image.config);
+            if found != config.digest {
+                return Err(TransportError::Config { found, expected: config.digest });
+            }
             self.bytes(&config.digest, &image.config)?;
             self.task.advance(config.size);
         }
@@ -178,15 +177,6 @@ impl LayoutWriter<'_> {
     /// Writes a blob that is in memory.
     fn bytes(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), TransportError> {
         let target = self.folder.join(blob_name(digest));
-        let found = Digest::of(bytes);
-        if found != *digest {
-            return Err(TransportError::Digest {
-                place: self.folder.to_owned(),
-                file: blob_name(digest),
-                found,
-                expected: *digest,
-            });
-        }
         if fs::read(&target).is_ok_and(|present| present == bytes) {
             return Ok(());
         }
@@ -234,7 +224,8 @@ impl LayoutWriter<'_> {
             _ => return Ok(false),
         };
         // The store's own file under a second name was checked with it.
-        let same = |blob: &Blob| fs::metadata(&blob.path).is_ok_and(|of| (of.dev(), of.ino()) == (metadata.dev(), metadata.ino()));
+        let same =
+            |blob: &Blob| fs::metadata(&blob.path).is_ok_and(|of| (of.dev(), of.ino()) == (metadata.dev(), metadata.ino()));
         if stored.is_some_and(same) {
             return Ok(true);
         }

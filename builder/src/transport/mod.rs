@@ -54,7 +54,8 @@ pub struct Put<'a> {
 /// What was put somewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
-    /// The manifest or index as it lies there; its digest differs from the given one where Docker's types became OCI's.
+    /// The manifest or index as it lies there. Its digest differs from the given one where Docker's types became OCI's, and where zstd
+    /// layers became plain ones for Docker; the config never changes.
     pub descriptor: Descriptor,
     /// Bytes of blobs that were written, not counting those that were there.
     pub written: u64,
@@ -92,13 +93,15 @@ impl Transport {
             }
             Self::OciLayout { folder, selector } => layout::put(folder, selector, content, request),
             Self::OciArchive { file, selector } => {
-                archive::put(file, &archive::Archive::oci(content, selector, request), content, request)
+                archive::put(file, &archive::Archive::oci(content, selector, request)?, content, request)
             }
             Self::DockerArchive { file, name } => {
                 let image = content.image(request.platform)?;
+                let converted = convert::without_zstd(image)?;
+                let image = converted.as_ref().unwrap_or(image);
                 let content = Content::Image(image.clone());
                 let name = name.clone().or_else(|| request.name.and_then(image_name));
-                archive::put(file, &archive::Archive::docker(&content, image, name.as_slice()), &content, request)
+                archive::put(file, &archive::Archive::docker(&content, image, name.as_slice())?, &content, request)
             }
             Self::DockerDaemon { name } => daemon::put(name, content.image(request.platform)?, request),
             Self::Registry(reference) => Err(TransportError::Registry { reference: reference.clone() }),

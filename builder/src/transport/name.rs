@@ -149,7 +149,10 @@ impl NameError {
 fn suggest(found: &str) -> String {
     let head = found.split_once(':').map_or(found, |(head, _)| head);
     if let Some(rest) = found.strip_prefix("docker:") {
-        return format!("write `docker://{}` for a registry, `docker-daemon:{rest}` for the local daemon", rest.trim_matches('/'));
+        return format!(
+            "write `docker://{}` for a registry, `docker-daemon:{rest}` for the local daemon",
+            rest.trim_matches('/')
+        );
     }
     if found.starts_with("http://") || found.starts_with("https://") {
         let rest = found.split_once("//").map_or("", |(_, rest)| rest);
@@ -279,9 +282,9 @@ impl Transport {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::OciLayout { folder: path, .. } | Self::OciArchive { file: path, .. } | Self::DockerArchive { file: path, .. } => {
-                Some(path)
-            }
+            Self::OciLayout { folder: path, .. }
+            | Self::OciArchive { file: path, .. }
+            | Self::DockerArchive { file: path, .. } => Some(path),
             Self::DockerDaemon { .. } | Self::Registry(_) => None,
         }
     }
@@ -291,10 +294,7 @@ impl ImageName {
     /// The name with host and all, as containerd keeps it.
     #[must_use]
     pub fn canonical(&self) -> String {
-        let named = self
-            .name
-            .split_once('/')
-            .is_some_and(|(first, _)| first.contains(['.', ':', '[']) || first == "localhost");
+        let named = self.name.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':', '[']) || first == "localhost");
         match (named, self.name.contains('/')) {
             (true, _) => self.to_string(),
             (false, true) => format!("{DOCKER_HOST_PREFIX}/{self}"),
@@ -371,10 +371,7 @@ mod tests {
             assert_eq!(transport.to_string(), text);
             assert_eq!(parse(&transport.to_string()), Ok(transport));
         }
-        assert_eq!(
-            parse("oci:a:b"),
-            Ok(Transport::OciLayout { folder: "a".into(), selector: Selector::Name("b".to_owned()) })
-        );
+        assert_eq!(parse("oci:a:b"), Ok(Transport::OciLayout { folder: "a".into(), selector: Selector::Name("b".to_owned()) }));
     }
 
     #[test]
@@ -398,7 +395,9 @@ mod tests {
             let found = error.hint().unwrap_or_default();
             assert!(found.contains(hint), "{text}: {found}");
         }
-        for text in ["", ":", "oci:", "oci::1", "oci-archive:", "docker-archive:", "docker-archive::a:1", "docker-daemon:", "docker://"] {
+        for text in
+            ["", ":", "oci:", "oci::1", "oci-archive:", "docker-archive:", "docker-archive::a:1", "docker-daemon:", "docker://"]
+        {
             parse(text).expect_err(text);
         }
         for text in ["docker-daemon:Magika:1", "docker-archive:x:a/../b:1", "docker-daemon:a:b:1", "docker-daemon:a b:1"] {

@@ -52,11 +52,7 @@ impl Kind {
 }
 
 /// Reads an image or index out of a layout.
-pub(super) fn open_layout(
-    files: &Files,
-    selector: &Selector,
-    platform: Option<Platform>,
-) -> Result<Content, TransportError> {
+pub(super) fn open_layout(files: &Files, selector: &Selector, platform: Option<Platform>) -> Result<Content, TransportError> {
     check_version(files)?;
     let index = read_index(files)?;
     let mut reader = LayoutReader { files, documents: 0 };
@@ -174,12 +170,8 @@ struct LayoutReader<'a> {
 impl LayoutReader<'_> {
     fn document(&mut self, descriptor: &Descriptor, depth: usize) -> Result<(Vec<u8>, Kind), TransportError> {
         self.documents += 1;
-        let too_many = |depth, limit| TransportError::Nesting {
-            place: self.files.place(),
-            digest: descriptor.digest,
-            depth,
-            limit,
-        };
+        let too_many =
+            |depth, limit| TransportError::Nesting { place: self.files.place(), digest: descriptor.digest, depth, limit };
         if depth > MAX_DEPTH {
             return Err(too_many(depth, MAX_DEPTH));
         }
@@ -192,12 +184,7 @@ impl LayoutReader<'_> {
         Ok((content, kind))
     }
 
-    fn read(
-        &mut self,
-        descriptor: &Descriptor,
-        platform: Option<Platform>,
-        depth: usize,
-    ) -> Result<Content, TransportError> {
+    fn read(&mut self, descriptor: &Descriptor, platform: Option<Platform>, depth: usize) -> Result<Content, TransportError> {
         let (content, kind) = self.document(descriptor, depth)?;
         let name = blob_name(&descriptor.digest);
         if kind == Kind::Manifest {
@@ -212,11 +199,14 @@ impl LayoutReader<'_> {
             };
             let mut other = None;
             // An entry that says its platform comes before one that has to be opened to know.
-            let (said, unsaid): (Vec<_>, Vec<_>) = parsed.manifests.iter().filter(fits).partition(|entry| entry.platform.is_some());
+            let (said, unsaid): (Vec<_>, Vec<_>) =
+                parsed.manifests.iter().filter(fits).partition(|entry| entry.platform.is_some());
             for entry in said.into_iter().chain(unsaid) {
                 match self.read(entry, Some(platform), depth + 1) {
                     Err(TransportError::Platform { .. }) => {}
-                    Err(error) if entry.platform.is_none() && matches!(error, TransportError::Field { .. }) => other = Some(error),
+                    Err(error) if entry.platform.is_none() && matches!(error, TransportError::Field { .. }) => {
+                        other = Some(error)
+                    }
                     done => return done,
                 }
             }
@@ -231,8 +221,7 @@ impl LayoutReader<'_> {
                     .collect(),
             }));
         }
-        let children =
-            parsed.manifests.iter().map(|entry| self.read(entry, None, depth + 1)).collect::<Result<_, _>>()?;
+        let children = parsed.manifests.iter().map(|entry| self.read(entry, None, depth + 1)).collect::<Result<_, _>>()?;
         Ok(Content::Index(ImageIndex { bytes: content, parsed, children }))
     }
 

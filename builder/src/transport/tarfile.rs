@@ -58,11 +58,8 @@ impl TarMap {
         while let Some(header) = scanner.header()? {
             let kind = header.entry_type();
             let offset = scanner.offset - BLOCK;
-            let problem = |field| TransportError::Archive {
-                path: path.to_owned(),
-                offset,
-                problem: ArchiveProblem::Header { field },
-            };
+            let problem =
+                |field| TransportError::Archive { path: path.to_owned(), offset, problem: ArchiveProblem::Header { field } };
             let mut size = header.entry_size().map_err(|_| problem("size"))?;
             if kind.is_pax_local_extensions() {
                 extended.read_pax(&scanner.extended(size)?).map_err(problem)?;
@@ -80,7 +77,8 @@ impl TarMap {
             let Extended { name, link, size: long_size } = std::mem::take(&mut extended);
             size = long_size.unwrap_or(size);
             let is_link = kind.is_symlink() || kind.is_hard_link();
-            let has_no_bytes = is_link || kind.is_dir() || kind.is_character_special() || kind.is_block_special() || kind.is_fifo();
+            let has_no_bytes =
+                is_link || kind.is_dir() || kind.is_character_special() || kind.is_block_special() || kind.is_fifo();
             if has_no_bytes {
                 size = 0;
             }
@@ -171,10 +169,9 @@ impl Scanner<'_> {
     fn expect(&self, bytes: u64) -> Result<(), TransportError> {
         match self.offset.checked_add(bytes) {
             Some(expected) if expected <= self.length => Ok(()),
-            expected => Err(self.problem(ArchiveProblem::Truncated {
-                found: self.length,
-                expected: expected.unwrap_or(u64::MAX),
-            })),
+            expected => {
+                Err(self.problem(ArchiveProblem::Truncated { found: self.length, expected: expected.unwrap_or(u64::MAX) }))
+            }
         }
     }
 

@@ -14,13 +14,17 @@ fn archives_come_back_with_their_digest() {
         let to = fixture.at(prefix, rest);
         let placed = fixture.put(&to);
         let image = open_image(&to);
-        assert_eq!(image.manifest, fixture.image.manifest, "{to}");
         assert_eq!(placed.descriptor.digest, Digest::of(&image.manifest));
+        assert_eq!(image.config, fixture.image.config, "{to}");
+        // Docker gets a plain layer for the one of zstd; all else is the same.
+        let same = |at: usize| image.parsed.layers[at] == fixture.image.parsed.layers[at];
+        assert_eq!([same(0), same(1), same(2)], [true, true, prefix == "oci-archive"], "{to}");
+        assert_eq!(image.manifest == fixture.image.manifest, prefix == "oci-archive", "{to}");
         validate(&image, &Progress::silent()).expect("sound");
     }
     let guess = |name: &str| Transport::guess_for_reading(&fixture.path(name).display().to_string()).expect("a file");
     assert_eq!(guess("a.tar"), fixture.at("oci-archive", "a.tar"));
-    assert_eq!(open_image(&guess("b.tar")).manifest, fixture.image.manifest);
+    assert_eq!(open_image(&guess("b.tar")).config, fixture.image.config);
     for (place, wanted) in [("oci-archive", "a.tar:2"), ("docker-archive", "b.tar:acme/x:2")] {
         let error = open(&fixture.at(place, wanted)).expect_err("no such name");
         assert!(matches!(error, TransportError::NotFound { .. }), "{error}");
@@ -216,6 +220,18 @@ fn files_of_eight_gigabytes_and_more_have_headers_that_others_read() {
 
 #[test]
 fn memory_does_not_grow_with_a_layer() {
+    // Tests share a process, and memory is the process's: this one starts itself again alone.
+    if std::env::var_os("IMGBUILD_TEST_ALONE").is_none() {
+        let name = "transport::tests::archives::memory_does_not_grow_with_a_layer";
+        let output = Command::new(std::env::current_exe().expect("a program"))
+            .args(["--exact", name, "--nocapture"])
+            .env("IMGBUILD_TEST_ALONE", "1")
+            .output()
+            .expect("it starts");
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
+        return;
+    }
     fn peak_kib() -> u64 {
         let status = fs::read_to_string("/proc/self/status").expect("Linux");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux");
@@ -244,7 +260,7 @@ fn memory_does_not_grow_with_a_layer() {
         fs::remove_file(fixture.path(rest)).or_else(|_| fs::remove_dir_all(fixture.path(rest))).expect("removed");
     }
     let grown = peak_kib() - before;
-    assert!(grown < 60 << 10, "{grown} KiB more for a layer of {size} bytes");
+    assert!(grown < 30 << 10, "{grown} KiB more for a layer of {size} bytes");
 }
 
 fn io_zeros(size: u64) -> impl std::io::Read {

@@ -147,8 +147,9 @@ fn the_daemon_takes_and_gives_images() {
     let damaged = Image { blobs: Arc::new(blobs), ..fixture.image.clone() };
     let error = daemon::put_at(&daemon.addresses(), &absent, &damaged, &request).expect_err("damaged");
     assert!(matches!(error, TransportError::Blob { .. }), "{error}");
-    // A layer that is not what the config says is the daemon's.
-    let mut wrong = fixture.image.clone();
+    // A layer that is not what the config says is the daemon's, where it does not have that layer already.
+    let layers = [(Kind::Gzip, tar_of(&[("new", b"1")])), (Kind::Gzip, tar_of(&[("new", b"2")]))];
+    let mut wrong = make_image(&fixture.store, &layers, Platform::host().architecture(), ContainerConfig::default());
     wrong.parsed.layers.swap(0, 1);
     wrong.manifest = serde_json::to_vec(&wrong.parsed).expect("plain data");
     let error = daemon::put_at(&daemon.addresses(), &absent, &wrong, &request).expect_err("wrong layers");
@@ -174,7 +175,9 @@ fn no_daemon_is_an_error_that_says_what_was_tried() {
     ];
     let error = daemon::put_at(&addresses, &name, &fixture.image, &request).expect_err("no one is there");
     let text = error.to_string();
-    for part in ["unix:///nowhere/docker.sock (no such socket)", "stale.sock (", "refused", "tcp://127.0.0.1:1 (", "ssh://host (only"] {
+    for part in
+        ["unix:///nowhere/docker.sock (no such socket)", "stale.sock (", "refused", "tcp://127.0.0.1:1 (", "ssh://host (only"]
+    {
         assert!(text.contains(part), "{text} lacks {part}");
     }
     assert!(error.hint().expect("a hint").contains("DOCKER_HOST"));

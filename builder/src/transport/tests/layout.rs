@@ -11,8 +11,7 @@ fn blob_file(folder: &Path, digest: &Digest) -> PathBuf {
 }
 
 fn tags(folder: &Path) -> Vec<String> {
-    let index: crate::image::Index =
-        serde_json::from_slice(&fs::read(folder.join("index.json")).expect("index")).expect("valid");
+    let index: crate::image::Index = serde_json::from_slice(&fs::read(folder.join("index.json")).expect("index")).expect("valid");
     index.manifests.iter().map(|entry| entry.annotations.get(read::REF_NAME).cloned().unwrap_or_default()).collect()
 }
 
@@ -38,7 +37,10 @@ fn blobs_are_the_stores_own_files_and_its_stamps_stay_valid() {
     let fixture = Fixture::new();
     let stamps = || -> BTreeMap<_, _> {
         let folder = fs::read_dir(fixture.store.root().join("stamps/sha256")).expect("stamps");
-        folder.map(|entry| entry.expect("entry")).map(|entry| (entry.file_name(), entry.metadata().expect("stamp").ino())).collect()
+        folder
+            .map(|entry| entry.expect("entry"))
+            .map(|entry| (entry.file_name(), entry.metadata().expect("stamp").ino()))
+            .collect()
     };
     let placed = fixture.put(&fixture.at("oci", "out:1"));
     assert!(placed.written > 0);
@@ -75,7 +77,11 @@ fn a_tag_is_replaced_and_the_others_stay_as_they_are() {
     fixture.put(&fixture.at("oci", "out:b"));
     // What another tool wrote into an entry is not lost.
     let index = fixture.path("out/index.json");
-    let text = fs::read_to_string(&index).expect("index").replacen("\"mediaType\":\"application/vnd.oci.image.manifest", "\"urls\":[\"x:y\"],$0", 1);
+    let text = fs::read_to_string(&index).expect("index").replacen(
+        "\"mediaType\":\"application/vnd.oci.image.manifest",
+        "\"urls\":[\"x:y\"],$0",
+        1,
+    );
     let text = text.replacen("$0", "\"mediaType\":\"application/vnd.oci.image.manifest", 1);
     fs::write(&index, &text).expect("index");
     put(&fixture.at("oci", "out:b"), &other.clone().into(), None).expect("put");
@@ -177,6 +183,67 @@ fn a_damaged_source_gives_no_image_and_leaves_no_trace() {
 }
 
 #[test]
+fn a_config_of_another_image_is_not_written() {
+    let fixture = Fixture::new();
+    let image = Content::Image(Image { config: b"{}".to_vec(), ..fixture.image.clone() });
+    for place in ["oci", "oci-archive", "docker-archive"] {
+        let error = put(&fixture.at(place, place), &image, None).expect_err("another config");
+        assert!(matches!(error, TransportError::Config { .. } | TransportError::Json { .. }), "{error}");
+        open(&fixture.at(place, place)).expect_err("nothing there");
+    }
+}
+
+/// What the killed process does: writes the store's image under one tag after another.
+fn write_until_killed(folder: &str) -> ! {
+    let store = Store::open(&Path::new(folder).join("store")).expect("store");
+    let image = open_image(&transport(&format!("oci:{folder}/source")));
+    for at in 0.. {
+        let to = transport(&format!("oci:{folder}/out:{}", at % 50));
+        // Every other blob is copied, so that there is something to interrupt.
+        put(&to, &image.clone().into(), (at % 2 == 0).then_some(&store)).expect("put");
+        let _ = fs::remove_file(blob_file(&Path::new(folder).join("out"), &image.parsed.layers[0].digest));
+    }
+    unreachable!("it is killed before the numbers end")
+}
+
+#[test]
+fn a_killed_writer_leaves_a_sound_layout() {
+    const FOLDER: &str = "IMGBUILD_TEST_KILLED";
+    if let Ok(folder) = std::env::var(FOLDER) {
+        write_until_killed(&folder);
+    }
+    let mut noise = 1_u32;
+    let mut random = || {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        noise >> 16
+    };
+    let content: Vec<u8> = (0..8 << 20).map(|_| random().to_le_bytes()[0]).collect();
+    let layers = [(Kind::Gzip, tar_of(&[("noise", &content)])), (Kind::Zstd, tar_of(&[("x", b"y")]))];
+    let fixture = Fixture::with(&layers, "amd64", ContainerConfig::default());
+    put(&fixture.at("oci", "source"), &fixture.image.clone().into(), None).expect("put");
+    let name = "transport::tests::layout::a_killed_writer_leaves_a_sound_layout";
+    for _ in 0..20 {
+        let mut child = Command::new(std::env::current_exe().expect("a program"))
+            .args(["--exact", name])
+            .env(FOLDER, fixture.folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("it starts");
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(20 + random() % 180)));
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        let out = fixture.path("out");
+        // Whatever is named is whole, except for the blob that the child itself takes away.
+        let named = if out.join("index.json").exists() { tags(&out) } else { Vec::new() };
+        fixture.put(&fixture.at("oci", "out:parent"));
+        for tag in named.iter().map(String::as_str).chain(["parent"]) {
+            validate(&open_image(&fixture.at("oci", &format!("out:{tag}"))), &Progress::silent()).expect("sound");
+        }
+    }
+    assert!(tags(&fixture.path("out")).len() > 2, "the children were killed before they wrote anything");
+}
+
+#[test]
 fn writers_at_once_lose_nothing() {
     let fixture = Fixture::new();
     std::thread::scope(|scope| {
@@ -257,7 +324,7 @@ fn an_index_is_kept_whole_and_a_platform_chosen_from_it() {
     assert!(error.to_string().contains("index for `linux/amd64`, `linux/arm64`"), "{error}");
     to.put(&index, &Put { name: None, platform: Some(Platform::LinuxArm64), store: None, progress: &Progress::silent() })
         .expect("chosen");
-    assert_eq!(open_image(&to).manifest, arm.manifest);
+    assert_eq!(open_image(&to).config, arm.config);
     let only_amd = fixture.at("oci", "amd:1");
     fixture.put(&only_amd);
     let error = only_amd.open(&request).expect_err("amd64");

@@ -132,10 +132,7 @@ fn make_image(store: &Store, layers: &[(Kind, Vec<u8>)], architecture: &str, con
         architecture: architecture.to_owned(),
         os: "linux".to_owned(),
         config,
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids: layers.iter().map(|(_, content)| Digest::of(content)).collect(),
-        },
+        rootfs: RootFs { kind: "layers".to_owned(), diff_ids: layers.iter().map(|(_, content)| Digest::of(content)).collect() },
         history: layers.iter().map(row).collect(),
         other: Default::default(),
     };
@@ -155,10 +152,7 @@ fn make_image(store: &Store, layers: &[(Kind, Vec<u8>)], architecture: &str, con
 
 /// An index of images, one an architecture.
 fn make_index(images: &[Image]) -> Content {
-    let manifests = images
-        .iter()
-        .map(|image| Descriptor { platform: platform_of(image), ..describe(image) })
-        .collect();
+    let manifests = images.iter().map(|image| Descriptor { platform: platform_of(image), ..describe(image) }).collect();
     let parsed = crate::image::Index {
         schema_version: 2,
         media_type: Some(media_type::INDEX.to_owned()),
@@ -186,11 +180,8 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 fn run_in(folder: &Path, program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output =
+        Command::new(program).args(arguments).current_dir(folder).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(printed);
