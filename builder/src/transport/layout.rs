@@ -187,18 +187,24 @@ impl LayoutWriter<'_> {
     /// Writes a blob that is a file or a stream: as a second name of the store's file, or as a copy.
     fn blob(&mut self, blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<(), TransportError> {
         let target = self.folder.join(blob_name(&descriptor.digest));
-        let stored = self.stored(descriptor)?;
-        if self.is_present(&target, descriptor, stored.as_ref())? {
-            self.task.advance(descriptor.size);
+        let size = descriptor.size;
+        let present = fs::metadata(&target).ok().filter(|metadata| metadata.is_file() && metadata.len() == size);
+        if let (Some(store), Some(stored)) = (self.request.store, self.stored(descriptor)?) {
+            // The store's own file under a second name was checked with it.
+            let identity = |of: &fs::Metadata| (of.dev(), of.ino());
+            let own = fs::metadata(&stored.path).map_err(io_error("read", &stored.path))?;
+            let is_own = present.as_ref().is_some_and(|present| identity(present) == identity(&own));
+            if is_own || store.link(&descriptor.digest, &target)? {
+                self.written += if is_own { 0 } else { size };
+                self.task.advance(size);
+                return Ok(());
+            }
+        }
+        if present.is_some() && has_digest(&target, &descriptor.digest)? {
+            self.task.advance(size);
             return Ok(());
         }
-        self.written += descriptor.size;
-        if let (Some(store), Some(_)) = (self.request.store, &stored)
-            && store.link(&descriptor.digest, &target)?
-        {
-            self.task.advance(descriptor.size);
-            return Ok(());
-        }
+        self.written += size;
         let mut file = temporary(self.folder)?;
         let shared = blobs.local_path(descriptor).is_some_and(|source| share_bytes(&source, file.as_file()));
         if shared {
@@ -216,23 +222,13 @@ impl LayoutWriter<'_> {
         let Some(store) = self.request.store else { return Ok(None) };
         Ok(store.find(&descriptor.digest)?.filter(|blob| blob.size == descriptor.size))
     }
+}
 
-    /// Tells whether the layout has the blob already, and whole.
-    fn is_present(&self, target: &Path, descriptor: &Descriptor, stored: Option<&Blob>) -> Result<bool, TransportError> {
-        let metadata = match fs::metadata(target) {
-            Ok(metadata) if metadata.is_file() && metadata.len() == descriptor.size => metadata,
-            _ => return Ok(false),
-        };
-        // The store's own file under a second name was checked with it.
-        let same =
-            |blob: &Blob| fs::metadata(&blob.path).is_ok_and(|of| (of.dev(), of.ino()) == (metadata.dev(), metadata.ino()));
-        if stored.is_some_and(same) {
-            return Ok(true);
-        }
-        let file = File::open(target).map_err(io_error("read", target))?;
-        let (found, _) = Digest::of_reader(io::BufReader::with_capacity(1 << 18, file)).map_err(io_error("read", target))?;
-        Ok(found == descriptor.digest)
-    }
+/// Reads a file to its end and compares its digest.
+fn has_digest(path: &Path, digest: &Digest) -> Result<bool, TransportError> {
+    let file = File::open(path).map_err(io_error("read", path))?;
+    let (found, _) = Digest::of_reader(file).map_err(io_error("read", path))?;
+    Ok(found == *digest)
 }
 
 /// Adds an entry to `index.json` in place of the one with the same tag. What other tools wrote into the others stays.
