@@ -16,4 +16,5 @@ pub mod reference;
 pub mod source;
 pub mod store;
 pub mod template;
+pub mod transport;
 pub mod tree;

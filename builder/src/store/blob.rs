@@ -96,6 +96,27 @@ impl Store {
         Ok(None)
     }
 
+    /// Gives a blob a second name outside the store, in place of any file that has it. `false` where the blob is not there, or cannot
+    /// have a second name there, as on another file system.
+    ///
+    /// # Errors
+    /// Where the blob cannot be read or its stamp cannot be written.
+    pub fn link(&self, digest: &Digest, target: &Path) -> Result<bool, StoreError> {
+        let (Some(blob), Some(folder)) = (self.find(digest)?, target.parent()) else { return Ok(false) };
+        let before = fs::metadata(&blob.path).map_err(io_error("read", &blob.path))?;
+        let second = tempfile::Builder::new().prefix(".imgbuild-").make_in(folder, |path| fs::hard_link(&blob.path, path));
+        if !second.is_ok_and(|second| second.persist(target).is_ok()) {
+            return Ok(false);
+        }
+        // A new name changes the inode's ctime, and with it the stamp; the bytes are those that were checked if nothing else changed.
+        let after = fs::metadata(&blob.path).map_err(io_error("read", &blob.path))?;
+        let content = |of: &fs::Metadata| (of.len(), of.dev(), of.ino(), of.mtime(), of.mtime_nsec());
+        if content(&before) == content(&after) {
+            self.write_atomically(&self.stamp_path(digest), &stamp(&after))?;
+        }
+        Ok(true)
+    }
+
     fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root().join("blobs/sha256").join(digest.hex())
     }

@@ -1,0 +1,142 @@
+//! What lies at a place: [`Content`], one image or an index of several.
+
+use std::path::Path;
+
+use super::error::TransportError;
+use crate::image::{Descriptor, Image, Index, PlatformFields, media_type};
+use crate::platform::Platform;
+
+/// What lies at a place.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them, and an image is what is nearly always there")]
+pub enum Content {
+    /// One image.
+    Image(Image),
+    /// An index: one image per platform, or anything else that was put together.
+    Index(ImageIndex),
+}
+
+/// An index with everything that it names.
+#[derive(Debug, Clone)]
+pub struct ImageIndex {
+    /// The index, byte for byte.
+    pub bytes: Vec<u8>,
+    /// What it says.
+    pub parsed: Index,
+    /// What its entries name, in their order.
+    pub children: Vec<Content>,
+}
+
+impl From<Image> for Content {
+    fn from(image: Image) -> Self {
+        Self::Image(image)
+    }
+}
+
+/// Describes an image's manifest.
+#[must_use]
+pub fn describe(image: &Image) -> Descriptor {
+    let kind = image.parsed.media_type.as_deref().unwrap_or(media_type::MANIFEST);
+    let mut descriptor = Descriptor::of(kind, &image.manifest);
+    descriptor.artifact_type.clone_from(&image.parsed.artifact_type);
+    descriptor
+}
+
+/// Reads the platform out of an image's config; `None` where the config is none of an image.
+#[must_use]
+pub fn platform_of(image: &Image) -> Option<PlatformFields> {
+    #[derive(serde::Deserialize)]
+    struct Fields {
+        architecture: String,
+        os: String,
+        #[serde(default)]
+        variant: Option<String>,
+    }
+    let Fields { architecture, os, variant } = serde_json::from_slice(&image.config).ok()?;
+    Some(PlatformFields { architecture, os, variant, other: Default::default() })
+}
+
+fn is_for(fields: &PlatformFields, platform: Platform) -> bool {
+    fields.os == "linux" && fields.architecture == platform.architecture()
+}
+
+/// A platform as people write it, such as `linux/arm64/v8`.
+fn written(fields: &PlatformFields) -> String {
+    let variant = fields.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+    format!("{}/{}{variant}", fields.os, fields.architecture)
+}
+
+impl Content {
+    /// Describes the manifest or index.
+    #[must_use]
+    pub fn descriptor(&self) -> Descriptor {
+        match self {
+            Self::Image(image) => describe(image),
+            Self::Index(index) => Descriptor::of(index.parsed.media_type.as_deref().unwrap_or(media_type::INDEX), &index.bytes),
+        }
+    }
+
+    /// The platforms it is for, as people write them; what is for none, such as an attestation, is left out.
+    #[must_use]
+    pub fn platforms(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        self.each(None, &mut |image, fields| {
+            if let Some(fields) = fields.cloned().or_else(|| platform_of(image)).filter(|fields| fields.os != "unknown") {
+                found.push(written(&fields));
+            }
+        });
+        found.dedup();
+        found
+    }
+
+    /// Visits each image with the platform that the index gives it.
+    fn each<'a>(&'a self, fields: Option<&'a PlatformFields>, visit: &mut dyn FnMut(&'a Image, Option<&'a PlatformFields>)) {
+        match self {
+            Self::Image(image) => visit(image, fields),
+            Self::Index(index) => {
+                for (child, entry) in index.children.iter().zip(&index.parsed.manifests) {
+                    child.each(entry.platform.as_ref(), visit);
+                }
+            }
+        }
+    }
+
+    /// Every image in it, once for each time that it is named.
+    #[must_use]
+    pub fn images(&self) -> Vec<&Image> {
+        let mut found = Vec::new();
+        self.each(None, &mut |image, _| found.push(image));
+        found
+    }
+
+    /// Takes the one image for a platform, or the only one where none is asked for.
+    ///
+    /// # Errors
+    /// [`TransportError::PlatformNeeded`] where there are several and none was asked for, [`TransportError::Platform`] where there is none
+    /// for that platform.
+    pub fn image(&self, platform: Option<Platform>) -> Result<&Image, TransportError> {
+        let mut candidates = Vec::new();
+        self.each(None, &mut |image, fields| {
+            let fields = fields.cloned().or_else(|| platform_of(image));
+            let fits = match (&fields, platform) {
+                (Some(fields), Some(platform)) => is_for(fields, platform),
+                // An artifact that is no image is for every platform, but is never chosen out of an index.
+                (None, Some(_)) => matches!(self, Self::Image(_)),
+                (fields, None) => fields.as_ref().is_none_or(|fields| fields.os != "unknown"),
+            };
+            if fits {
+                candidates.push(image);
+            }
+        });
+        match (candidates.as_slice(), platform) {
+            ([], Some(platform)) => Err(TransportError::Platform { wanted: platform.to_string(), available: self.platforms() }),
+            ([image], _) | ([image, ..], Some(_)) => Ok(image),
+            _ => Err(TransportError::PlatformNeeded { available: self.platforms() }),
+        }
+    }
+}
+
+/// How a place is named in an error about several images of which none was chosen.
+pub(super) fn ambiguous(place: &Path, available: Vec<String>) -> TransportError {
+    TransportError::Ambiguous { place: place.to_owned(), available }
+}
