@@ -8,5 +8,7 @@ pub mod image;
 pub mod platform;
 pub mod progress;
 pub mod reference;
+/// Pushes images to registries and reads them back.
+pub mod registry;
 pub mod store;
 pub mod tree;
