@@ -76,6 +76,18 @@ impl Endpoint {
 
     /// Writes a manifest under a tag or its digest. `true` means that the registry keeps its subject's referrers itself.
     pub(crate) fn put_manifest(&self, repository: &str, which: &str, media_type: &str, bytes: &[u8]) -> Result<bool, RegistryError> {
+        let mut result = self.put_manifest_once(repository, which, media_type, bytes);
+        for _ in 0..2 {
+            match &result {
+                // Damaged on its way and stored all the same: a tag must not be left pointing there.
+                Err(RegistryError::Digest { .. }) => result = self.put_manifest_once(repository, which, media_type, bytes),
+                _ => break,
+            }
+        }
+        result
+    }
+
+    fn put_manifest_once(&self, repository: &str, which: &str, media_type: &str, bytes: &[u8]) -> Result<bool, RegistryError> {
         let expected = Digest::of(bytes);
         let scope = Scope::push(repository);
         let ask = Ask::new(Method::PUT, self.url(repository, &format!("manifests/{which}")), repository, scope.clone())
@@ -91,13 +103,15 @@ impl Endpoint {
         }
         let what = || format!("manifest {}", self.name(repository, which));
         check_digest(&answer, &expected, what)?;
-        let (told, keeps_referrers) = (answer.header("docker-content-digest").is_some(), answer.header("oci-subject").is_some());
-        if !told && let Some(found) = self.head_manifest(repository, which, &scope)? {
-            if found.digest != expected {
-                return Err(RegistryError::Digest { what: what(), actual: found.digest, expected });
+        let keeps_referrers = answer.header("oci-subject").is_some();
+        if answer.header("docker-content-digest").is_none() {
+            match self.head_manifest(repository, which, &scope)? {
+                Some(found) if found.digest == expected => {}
+                Some(found) => return Err(RegistryError::Digest { what: what(), actual: found.digest, expected }),
+                None => {
+                    return Err(answer.unexpected("success, but does not have it", "a manifest that is there once it was taken"));
+                }
             }
-        } else if !told {
-            return Err(answer.unexpected("success, but does not have it", "a manifest that is there once it was taken"));
         }
         answer.discard();
         Ok(keeps_referrers)

@@ -23,11 +23,14 @@ impl Home {
         self
     }
 
-    /// A helper that knows one host; `keeps` notes what it is told.
+    /// A credential helper.
     fn with_helper(self, name: &str, script: &str) -> Self {
-        let path = format!("bin/docker-credential-{name}");
-        let home = self.with(&path, &format!("#!/bin/sh\n{script}\n"));
-        fs::set_permissions(home.0.path().join(path), fs::Permissions::from_mode(0o755)).expect("permissions");
+        let home = self.with("bin/script", &format!("#!/bin/sh\n{script}\n"));
+        let program = home.0.path().join("bin").join(format!("docker-credential-{name}"));
+        // Copied by another process: a program that any thread here has open for writing cannot be run.
+        let mut copied = std::process::Command::new("install");
+        copied.args(["-m", "755"]).arg(home.0.path().join("bin/script")).arg(program);
+        assert!(copied.status().expect("it is installed").success());
         home
     }
 
