@@ -132,7 +132,7 @@ impl Authorizer {
             return Ok(used.is_none() && self.credential(&mut state, transport, progress, scope).is_some());
         }
         // Another thread may have fetched a new one meanwhile.
-        let newer = state.tokens.get(&scope.texts()).is_some_and(|token| used.is_some_and(|used| *used != token.header));
+        let newer = state.tokens.get(&scope.texts()).is_some_and(|token| used.is_none_or(|used| *used != token.header));
         if !newer {
             self.fetch(&mut state, transport, progress, scope, &challenge)?;
         }

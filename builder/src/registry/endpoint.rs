@@ -224,6 +224,15 @@ impl Endpoint {
 
     /// An answer as an error that holds none of the secrets used with this registry.
     pub(crate) fn error(&self, answer: Answer) -> RegistryError {
+        if answer.status == 400 && answer.method == Method::HEAD && self.base.scheme() == "http" {
+            // A server that wants TLS says so in a body, which the answer to HEAD does not have.
+            let ask = Ask::new(Method::GET, self.url("", ""), "", Scope::default());
+            if let Ok(told) = self.send_once(&ask)
+                && told.status == 400
+            {
+                return told.into_error(&self.secrets());
+            }
+        }
         answer.into_error(&self.secrets())
     }
 

@@ -7,7 +7,8 @@
 //!
 //! What holds everywhere: memory does not grow with a layer; `Authorization` goes to the registry and its token server alone;
 //! https never becomes http unless the registry is listed as insecure; no password or token is part of an error, an event or
-//! a `Debug`.
+//! a `Debug`. The HTTP library's log would show bodies and signed addresses at its level "trace": the crate `log` is built so
+//! that this level does not exist.
 
 mod auth;
 mod challenge;
@@ -43,6 +44,11 @@ use crate::digest::Digest;
 use crate::progress::Progress;
 use endpoint::Endpoint;
 use transport::Transport;
+
+const _: () = assert!(
+    matches!(log::STATIC_MAX_LEVEL, log::LevelFilter::Off | log::LevelFilter::Error | log::LevelFilter::Warn | log::LevelFilter::Info | log::LevelFilter::Debug),
+    "the level \"trace\" would log tokens"
+);
 
 /// Talks to registries. Cheap to clone; clones share connections, tokens and what is known about where layers are.
 #[derive(Debug, Clone)]

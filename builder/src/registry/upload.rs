@@ -289,6 +289,9 @@ impl Upload<'_> {
 
     fn refused(&self, answer: Answer) -> Result<Step, RegistryError> {
         let status = answer.status;
+        if status < 400 {
+            return Err(answer.unexpected(format!("status {status}"), "success, or a reason why not"));
+        }
         let error = self.endpoint.error(answer);
         let code = match &error {
             RegistryError::Status(refusal) => refusal.code.as_deref().unwrap_or_default(),

@@ -23,7 +23,6 @@ pub struct Options {
 pub struct Registry {
     pub folder: TempDir,
     pub host: String,
-    pub log: PathBuf,
     child: Child,
 }
 
@@ -80,8 +79,7 @@ impl Registry {
                 config += &format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", path("htpasswd"));
             }
             fs::write(path("config.yml"), config).expect("a file");
-            let log = folder.path().join("log");
-            let output = fs::File::create(&log).expect("a file");
+            let output = fs::File::create(path("log")).expect("a file");
             let mut child = Command::new("docker-registry")
                 .args(["serve", &path("config.yml")])
                 .stdin(Stdio::null())
@@ -95,7 +93,7 @@ impl Registry {
                     break;
                 }
                 if std::net::TcpStream::connect(&host).is_ok() {
-                    return Some(Self { folder, host, log, child });
+                    return Some(Self { folder, host, child });
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }

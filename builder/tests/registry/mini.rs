@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -72,7 +72,8 @@ impl Mini {
         let server = Server { options, state: Arc::clone(&state), folder: Arc::clone(&folder) };
         let listener = Listener::start(move |mut connection| {
             while let Ok(Some(head)) = Head::read(&mut connection.reader) {
-                if !matches!(server.serve(&mut connection, &head), Ok(true)) {
+                let goes_on = matches!(server.serve(&mut connection, &head), Ok(true));
+                if !goes_on || head.get("connection") == Some("close") {
                     connection.cut();
                     break;
                 }

@@ -66,7 +66,9 @@ fn a_token_is_used_until_it_ends_and_then_replaced_in_the_middle_of_a_push() {
     assert!(pushed.blobs.iter().all(|blob| blob.placed == Placed::Uploaded), "{pushed:?}");
     assert!(mini.state.lock().unwrap().handed_out >= 5);
     let sizes: u64 = pushed.blobs.iter().map(|blob| blob.size).sum();
-    assert_eq!(pushed.bytes_sent, sizes + 2 * made.image.manifest.len() as u64, "a 401 cost bytes");
+    // Small requests go without asking whether they are wanted.
+    let again = pushed.bytes_sent - sizes - 2 * made.image.manifest.len() as u64;
+    assert!(again < 256 * 1024, "401s cost {again} bytes");
 }
 
 #[test]
@@ -113,7 +115,7 @@ fn credentials_that_are_wrong_end_it_with_a_hint() {
     let mini = start(Tokens { uses: 0, challenge: CHALLENGE, answer: ANSWER, ..Tokens::default() });
     let target = reference(format!("{}/acme/model:1", mini.host()));
     let error = client(hasty()).push(&made.image, &target, &PushOptions { parallel: 1, ..PushOptions::default() }).unwrap_err();
-    assert_eq!((error.status(), mini.state.lock().unwrap().handed_out), (Some(401), 2));
+    assert_eq!((error.status(), mini.state.lock().unwrap().handed_out), (Some(401), 1));
     for (answer, reason) in [("{}", "it has neither `token` nor `access_token`"), ("<html>", "it is no JSON object with a token")] {
         let mini = start(Tokens { uses: 10, challenge: CHALLENGE, answer, ..Tokens::default() });
         let target = reference(format!("{}/acme/model:1", mini.host()));
@@ -179,7 +181,7 @@ fn no_secret_is_seen_anywhere() {
     assert!(logged.contains("PATCH") || logged.contains("POST"), "nothing was logged: {logged}");
     seen.push(logged);
     let encoded = basic("me", password).unwrap();
-    for text in &seen {
+    for text in seen.iter().flat_map(|text| text.lines()) {
         for secret in [password, identity, "t0ken-", encoded.as_str()] {
             assert!(!text.contains(secret), "{secret} is in {text}");
         }
