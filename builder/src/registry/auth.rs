@@ -1,6 +1,7 @@
 //! Tokens: what a registry wants to see before it answers, fetched and kept by [`Authorizer`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,8 @@ pub(crate) struct Authorizer {
     registry: String,
     base: Url,
     insecure: bool,
+    /// Whether what was shown was ever taken: then a 401 means that it ended, not that it is wrong.
+    accepted: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -77,7 +80,13 @@ struct Token {
 
 impl Authorizer {
     pub(crate) fn new(registry: &str, base: &Url, insecure: bool) -> Self {
-        Self { registry: registry.to_owned(), base: base.clone(), insecure, state: Mutex::default() }
+        Self {
+            registry: registry.to_owned(),
+            base: base.clone(),
+            insecure,
+            accepted: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -95,8 +104,18 @@ impl Authorizer {
         credentials.chain(tokens).collect()
     }
 
+    /// Notes that a request with an `Authorization` was let in.
+    pub(crate) fn note_accepted(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
+
     /// The `Authorization` for a request, as far as it is known what the registry wants.
-    pub(crate) fn authorization(&self, transport: &Transport, progress: &Progress, scope: &Scope) -> Result<Option<Secret>, RegistryError> {
+    pub(crate) fn authorization(
+        &self,
+        transport: &Transport,
+        progress: &Progress,
+        scope: &Scope,
+    ) -> Result<Option<Secret>, RegistryError> {
         let mut state = self.state();
         match state.challenge.clone() {
             None => Ok(None),
@@ -129,7 +148,12 @@ impl Authorizer {
         let mut state = self.state();
         state.challenge = Some(challenge.clone());
         if challenge == Challenge::Basic {
-            return Ok(used.is_none() && self.credential(&mut state, transport, progress, scope).is_some());
+            let accepted = self.accepted.load(Ordering::Relaxed);
+            if accepted {
+                // A helper may give another one by now.
+                state.credentials.remove(scope.repository());
+            }
+            return Ok((used.is_none() || accepted) && self.credential(&mut state, transport, progress, scope).is_some());
         }
         // Another thread may have fetched a new one meanwhile.
         let newer = state.tokens.get(&scope.texts()).is_some_and(|token| used.is_none_or(|used| *used != token.header));
@@ -197,7 +221,8 @@ impl Authorizer {
             target,
             reason,
         };
-        let realm = self.base.join(realm).map_err(|_| refused("a token server".to_owned(), "its address cannot be understood"))?;
+        let realm =
+            self.base.join(realm).map_err(|_| refused("a token server".to_owned(), "its address cannot be understood"))?;
         let local = self.base.scheme() == "http" && is_loopback(&realm);
         match realm.scheme() {
             "https" => Ok(realm),
@@ -286,7 +311,9 @@ impl TokenRequest<'_> {
 
 /// Where an answer sends its reader, made absolute.
 pub(crate) fn redirect_target(answer: &Answer) -> Option<Url> {
-    matches!(answer.status, 301 | 302 | 303 | 307 | 308).then(|| answer.header("location"))?.and_then(|to| answer.url.join(to).ok())
+    matches!(answer.status, 301 | 302 | 303 | 307 | 308)
+        .then(|| answer.header("location"))?
+        .and_then(|to| answer.url.join(to).ok())
 }
 
 fn basic(user: &str, password: &Secret) -> Secret {

@@ -175,6 +175,9 @@ impl Endpoint {
                 answer.discard();
                 continue;
             }
+            if authorization.is_some() && answer.status < 400 {
+                self.authorizer.note_accepted();
+            }
             let Some(target) = redirect_target(&answer) else { return Ok(answer) };
             redirects += 1;
             let target = self.follow(&url, target.as_str())?;
@@ -262,5 +265,65 @@ pub(crate) struct Answerless {
 impl Answerless {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::settings::Settings;
+
+    fn endpoint(registry: &str, insecure: bool) -> Endpoint {
+        let listed = if insecure { [registry.to_owned()].into() } else { Default::default() };
+        let transport = Arc::new(Transport::new(Settings { insecure: listed, ..Settings::default() }));
+        let base = Url::parse(&format!("https://{registry}/")).expect("an address");
+        let authorizer = Authorizer::new(registry, &base, insecure);
+        Endpoint { registry: registry.to_owned(), base, insecure, transport, authorizer, progress: Progress::silent() }
+    }
+
+    #[test]
+    fn https_is_never_left_unless_the_registry_is_listed() {
+        let to = |endpoint: &Endpoint, location: &str| {
+            let from = endpoint.url("a/b", "blobs/uploads/");
+            endpoint.follow(&from, location).map(|url| url.to_string()).map_err(|error| error.to_string())
+        };
+        let secure = endpoint("r.example.com:5000", false);
+        for (location, expected) in [
+            ("/v2/x?_state=a%2Fb", "https://r.example.com:5000/v2/x?_state=a%2Fb"),
+            ("x?y=1", "https://r.example.com:5000/v2/a/b/blobs/uploads/x?y=1"),
+            ("//cdn.example.com/x", "https://cdn.example.com/x"),
+            ("https://me:pw@cdn.example.com/x#y", "https://cdn.example.com/x"),
+            // A proxy that ends TLS, and a registry that does not know.
+            ("http://r.example.com:5000/x", "https://r.example.com:5000/x"),
+            ("http://r.example.com/x", "https://r.example.com:5000/x"),
+        ] {
+            assert_eq!(to(&secure, location).as_deref(), Ok(expected), "{location}");
+        }
+        for location in
+            ["http://cdn.example.com/x?secret=1", "http://r.example.com:81/x", "ftp://x/", "file:///etc/passwd", "https://"]
+        {
+            let error = to(&secure, location).expect_err(location);
+            assert!(!error.contains("secret"), "{error}");
+        }
+        assert_eq!(to(&endpoint("r.example.com", true), "http://cdn.example.com/x").as_deref(), Ok("http://cdn.example.com/x"));
+    }
+
+    #[test]
+    fn the_scheme_follows_from_the_registry_and_what_was_given_for_it() {
+        let scheme = |registry: &str, settings: Settings| {
+            let transport = Arc::new(Transport::new(settings));
+            Endpoint::find(registry, &transport, &Progress::silent()).map(|found| found.base.scheme().to_owned()).ok()
+        };
+        for local in ["localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000"] {
+            assert_eq!(scheme(local, Settings::default()).as_deref(), Some("http"), "{local}");
+            let settings = Settings { ca_file: Some("ca.crt".into()), ..Settings::default() };
+            assert_eq!(scheme(local, settings).as_deref(), Some("https"), "{local}");
+        }
+        for remote in ["r.example.com", "r.example.com:5000", "10.0.0.1:5000", "localhost.example.com"] {
+            assert_eq!(scheme(remote, Settings::default()).as_deref(), Some("https"), "{remote}");
+        }
+        for bad in ["", "a b", "a/b", "me@host", "host:port", "host?x"] {
+            assert_eq!(scheme(bad, Settings::default()), None, "{bad}");
+        }
     }
 }

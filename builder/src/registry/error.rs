@@ -274,7 +274,9 @@ impl RegistryError {
                 TransportKind::Refused => format!("is the registry `{registry}` running, and is its port right?"),
                 TransportKind::UnknownHost => format!("is `{registry}` spelt right? a proxy is taken from HTTPS_PROXY"),
                 TransportKind::Certificate => {
-                    format!("give the authority that signed its certificate with `--ca-file`; to trust `{registry}` alone without one, list it with `--insecure`")
+                    format!(
+                        "give the authority that signed its certificate with `--ca-file`; to trust `{registry}` alone without one, list it with `--insecure`"
+                    )
                 }
                 TransportKind::NoTls => format!("if `{registry}` speaks plain http, list it with `--insecure`"),
                 TransportKind::TimedOut | TransportKind::Broken | TransportKind::Unusable => return None,
@@ -283,10 +285,12 @@ impl RegistryError {
                 let registry = &refusal.registry;
                 match refusal.status {
                     401 => format!("run `imgbuild login {registry}`, or check that the credentials are still valid"),
-                    403 => format!(
-                        "the account has no right to do this; check it, or use another with `imgbuild login {registry}`"
-                    ),
-                    404 if refusal.code.as_deref() == Some("NAME_UNKNOWN") => "some registries want a repository to be created first".to_owned(),
+                    403 => {
+                        format!("the account has no right to do this; check it, or use another with `imgbuild login {registry}`")
+                    }
+                    404 if refusal.code.as_deref() == Some("NAME_UNKNOWN") => {
+                        "some registries want a repository to be created first".to_owned()
+                    }
                     413 => "a proxy before the registry refuses large requests; use a smaller chunk size".to_owned(),
                     429 => "the registry limits its use; an account of its own raises the limit at many of them".to_owned(),
                     400 if refusal.message.as_deref().is_some_and(|text| text.contains("HTTP request to an HTTPS server")) => {
@@ -295,9 +299,14 @@ impl RegistryError {
                     _ => return None,
                 }
             }
-            Self::Redirect { registry, .. } => format!("to allow it for this registry alone, list `{registry}` with `--insecure`"),
+            Self::Redirect { registry, .. } => {
+                format!("to allow it for this registry alone, list `{registry}` with `--insecure`")
+            }
             Self::TagExists { .. } => "choose another tag, or push without `--immutable`".to_owned(),
-            Self::Digest { .. } => "the bytes changed on their way or in the registry; try again, and check the registry's storage if it stays".to_owned(),
+            Self::Digest { .. } => {
+                "the bytes changed on their way or in the registry; try again, and check the registry's storage if it stays"
+                    .to_owned()
+            }
             _ => return None,
         })
     }

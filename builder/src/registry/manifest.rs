@@ -29,13 +29,13 @@ pub struct FetchedManifest {
 
 impl Endpoint {
     /// Reads a manifest by tag or digest and checks its digest.
-    pub(crate) fn get_manifest(&self, repository: &str, which: &str, scope: &Scope) -> Result<Option<FetchedManifest>, RegistryError> {
-        let accepted = [
-            media_type::MANIFEST,
-            media_type::INDEX,
-            media_type::DOCKER_MANIFEST,
-            media_type::DOCKER_INDEX,
-        ];
+    pub(crate) fn get_manifest(
+        &self,
+        repository: &str,
+        which: &str,
+        scope: &Scope,
+    ) -> Result<Option<FetchedManifest>, RegistryError> {
+        let accepted = [media_type::MANIFEST, media_type::INDEX, media_type::DOCKER_MANIFEST, media_type::DOCKER_INDEX];
         let what = format!("manifest {}", self.name(repository, which));
         let ask = Ask::new(Method::GET, self.url(repository, &format!("manifests/{which}")), repository, scope.clone())
             .header(header::ACCEPT, accepted.join(", "));
@@ -50,14 +50,20 @@ impl Endpoint {
         struct Kind {
             media_type: Option<String>,
         }
-        let kind: Kind = serde_json::from_slice(&bytes).map_err(|error| RegistryError::Document { what, reason: error.to_string() })?;
+        let kind: Kind =
+            serde_json::from_slice(&bytes).map_err(|error| RegistryError::Document { what, reason: error.to_string() })?;
         let told = head.header("content-type").map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
         let media_type = kind.media_type.or(told).unwrap_or_default();
         Ok(Some(FetchedManifest { descriptor: Descriptor::new(&media_type, actual, bytes.len() as u64), bytes }))
     }
 
     /// What a tag points at, without reading the manifest where the registry tells its digest.
-    pub(crate) fn head_manifest(&self, repository: &str, which: &str, scope: &Scope) -> Result<Option<Descriptor>, RegistryError> {
+    pub(crate) fn head_manifest(
+        &self,
+        repository: &str,
+        which: &str,
+        scope: &Scope,
+    ) -> Result<Option<Descriptor>, RegistryError> {
         let accepted = [media_type::MANIFEST, media_type::INDEX, media_type::DOCKER_MANIFEST, media_type::DOCKER_INDEX];
         let ask = Ask::new(Method::HEAD, self.url(repository, &format!("manifests/{which}")), repository, scope.clone())
             .header(header::ACCEPT, accepted.join(", "));
@@ -75,7 +81,13 @@ impl Endpoint {
     }
 
     /// Writes a manifest under a tag or its digest. `true` means that the registry keeps its subject's referrers itself.
-    pub(crate) fn put_manifest(&self, repository: &str, which: &str, media_type: &str, bytes: &[u8]) -> Result<bool, RegistryError> {
+    pub(crate) fn put_manifest(
+        &self,
+        repository: &str,
+        which: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<bool, RegistryError> {
         let mut result = self.put_manifest_once(repository, which, media_type, bytes);
         for _ in 0..2 {
             match &result {
@@ -145,7 +157,8 @@ impl Endpoint {
         let mut seen = BTreeSet::new();
         let mut found = false;
         while let Some(url) = next.take().filter(|url| seen.len() < MOST_PAGES && seen.insert(url.to_string())) {
-            let ask = Ask::new(Method::GET, url, repository, Scope::pull(repository)).header(header::ACCEPT, format!("{}, application/json", media_type::INDEX));
+            let ask = Ask::new(Method::GET, url, repository, Scope::pull(repository))
+                .header(header::ACCEPT, format!("{}, application/json", media_type::INDEX));
             let Some((head, bytes)) = self.read(&ask, MANIFEST_LIMIT, what)? else { break };
             found = true;
             let page = serde_json::from_slice(&bytes)

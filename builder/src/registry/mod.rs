@@ -46,7 +46,14 @@ use endpoint::Endpoint;
 use transport::Transport;
 
 const _: () = assert!(
-    matches!(log::STATIC_MAX_LEVEL, log::LevelFilter::Off | log::LevelFilter::Error | log::LevelFilter::Warn | log::LevelFilter::Info | log::LevelFilter::Debug),
+    matches!(
+        log::STATIC_MAX_LEVEL,
+        log::LevelFilter::Off
+            | log::LevelFilter::Error
+            | log::LevelFilter::Warn
+            | log::LevelFilter::Info
+            | log::LevelFilter::Debug
+    ),
     "the level \"trace\" would log tokens"
 );
 

@@ -32,6 +32,13 @@ impl Proxies {
         Self::default()
     }
 
+    /// Proxies for https and http, as `http://[user:password@]host:port`, and the hosts reached without, as in `NO_PROXY`.
+    #[must_use]
+    pub fn new(https: Option<Secret>, http: Option<Secret>, exceptions: &str) -> Self {
+        let exceptions = exceptions.split(',').map(|entry| entry.trim().to_ascii_lowercase()).filter(|entry| !entry.is_empty());
+        Self { https, http, exceptions: exceptions.collect() }
+    }
+
     /// Those of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or small letters.
     #[must_use]
     pub fn from_environment() -> Self {
@@ -42,17 +49,8 @@ impl Proxies {
         let set = |name: &str| {
             [name.to_owned(), name.to_ascii_lowercase()].iter().find_map(|name| variable(name).filter(|value| !value.is_empty()))
         };
-        let all = || set("ALL_PROXY");
-        Self {
-            https: set("HTTPS_PROXY").or_else(all).map(Secret::new),
-            http: set("HTTP_PROXY").or_else(all).map(Secret::new),
-            exceptions: set("NO_PROXY")
-                .unwrap_or_default()
-                .split(',')
-                .map(|entry| entry.trim().to_ascii_lowercase())
-                .filter(|entry| !entry.is_empty())
-                .collect(),
-        }
+        let chosen = |name| set(name).or_else(|| set("ALL_PROXY")).map(Secret::new);
+        Self::new(chosen("HTTPS_PROXY"), chosen("HTTP_PROXY"), &set("NO_PROXY").unwrap_or_default())
     }
 
     /// The proxy for an address.
@@ -131,9 +129,8 @@ mod tests {
 
     #[test]
     fn exceptions_cover_domains_networks_and_ports() {
-        let direct = |entries: &str, url: &str| {
-            chosen(&proxies(&[("ALL_PROXY", "http://a:1"), ("NO_PROXY", entries)]), url).is_none()
-        };
+        let direct =
+            |entries: &str, url: &str| chosen(&proxies(&[("ALL_PROXY", "http://a:1"), ("NO_PROXY", entries)]), url).is_none();
         for (entries, url) in [
             ("*", "https://registry.example.com/"),
             ("x.org, Example.com", "https://registry.example.com/"),

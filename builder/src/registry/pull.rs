@@ -45,12 +45,16 @@ impl Client {
                 available: available(&index),
             })?;
             let which = chosen.digest.to_string();
-            manifest = endpoint.get_manifest(repository, &which, &Scope::pull(repository))?.ok_or_else(|| RegistryError::Document {
-                what: format!("index {reference}"),
-                reason: format!("it names {which}, which the registry does not have"),
-            })?;
+            manifest =
+                endpoint.get_manifest(repository, &which, &Scope::pull(repository))?.ok_or_else(|| RegistryError::Document {
+                    what: format!("index {reference}"),
+                    reason: format!("it names {which}, which the registry does not have"),
+                })?;
         }
-        Err(RegistryError::Document { what: format!("index {reference}"), reason: "indexes lie too deep in one another".to_owned() })
+        Err(RegistryError::Document {
+            what: format!("index {reference}"),
+            reason: "indexes lie too deep in one another".to_owned(),
+        })
     }
 
     /// Reads what a reference names, an image's manifest or an index, byte for byte.
@@ -143,7 +147,8 @@ impl Client {
         if parsed.config.size > MANIFEST_LIMIT {
             return Err(RegistryError::TooLarge { what: format!("the config of {reference}"), limit: MANIFEST_LIMIT });
         }
-        let blobs: Arc<dyn Blobs> = Arc::new(RemoteBlobs { endpoint: Arc::clone(endpoint), repository: reference.repository.clone() });
+        let blobs: Arc<dyn Blobs> =
+            Arc::new(RemoteBlobs { endpoint: Arc::clone(endpoint), repository: reference.repository.clone() });
         let mut config = Vec::new();
         open_verified(&*blobs, &parsed.config)
             .and_then(|mut reader| reader.read_to_end(&mut config))
@@ -260,7 +265,9 @@ impl RemoteReader {
         match answer.status {
             206 if self.position > 0 => {
                 let range = answer.header("content-range").unwrap_or_default().to_owned();
-                if range.trim().strip_prefix("bytes ").and_then(|range| range.split('-').next()?.parse().ok()) != Some(self.position) {
+                if range.trim().strip_prefix("bytes ").and_then(|range| range.split('-').next()?.parse().ok())
+                    != Some(self.position)
+                {
                     return Err(answer.unexpected(format!("range `{range}`"), "a range from where the last connection broke"));
                 }
                 Ok(Box::new(answer.into_reader()))
@@ -269,7 +276,8 @@ impl RemoteReader {
                 // A registry that knows no ranges sends all of it again.
                 let broken = |error: &io::Error| self.broken(error);
                 let mut reader = answer.into_reader();
-                let skipped = io::copy(&mut Read::by_ref(&mut reader).take(self.position), &mut io::sink()).map_err(|error| broken(&error))?;
+                let skipped = io::copy(&mut Read::by_ref(&mut reader).take(self.position), &mut io::sink())
+                    .map_err(|error| broken(&error))?;
                 if skipped < self.position {
                     return Err(broken(&io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended")));
                 }

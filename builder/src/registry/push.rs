@@ -146,6 +146,22 @@ impl Client {
         Ok(Pushed { name: reference.name(), digest, tags, bytes_sent: sent.into_inner(), blobs: blobs.collect() })
     }
 
+    /// Writes a manifest or an index whose parts are in the repository already, under the reference's tag and under its digest.
+    ///
+    /// # Errors
+    /// Where the registry cannot be reached, refuses, or stores something else.
+    pub fn push_manifest(&self, reference: &Reference, media_type: &str, bytes: &[u8]) -> Result<Digest, RegistryError> {
+        let digest = Digest::of(bytes);
+        if reference.digest.is_some_and(|wanted| wanted != digest) {
+            return Err(RegistryError::OtherDigest { reference: reference.to_string(), actual: digest });
+        }
+        let endpoint = self.endpoint(&reference.registry)?;
+        for which in std::iter::once(digest.to_string()).chain(reference.tag_or_latest().map(str::to_owned)) {
+            endpoint.put_manifest(&reference.repository, &which, media_type, bytes)?;
+        }
+        Ok(digest)
+    }
+
     /// Sends blobs, several at a time; the first failure ends all.
     pub(crate) fn push_blobs(
         &self,

@@ -33,7 +33,11 @@ impl Tries {
     pub(crate) fn again_anyway(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         self.failed += 1;
         if self.failed >= self.retries.attempts {
-            return Err(if self.failed == 1 { error } else { RegistryError::GaveUp { attempts: self.failed, source: Box::new(error) } });
+            return Err(if self.failed == 1 {
+                error
+            } else {
+                RegistryError::GaveUp { attempts: self.failed, source: Box::new(error) }
+            });
         }
         let asked = match &error {
             RegistryError::Status(refusal) => refusal.retry_after,
@@ -112,7 +116,16 @@ mod tests {
         let waits = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&waits);
         let sleep = Arc::new(move |wait| sink.lock().expect("no panic").push(wait));
-        (Retries { attempts: 5, first_wait: Duration::from_secs(1), longest_wait: Duration::from_secs(3), sleep, ..Retries::default() }, waits)
+        (
+            Retries {
+                attempts: 5,
+                first_wait: Duration::from_secs(1),
+                longest_wait: Duration::from_secs(3),
+                sleep,
+                ..Retries::default()
+            },
+            waits,
+        )
     }
 
     #[test]

@@ -118,7 +118,12 @@ impl Transport {
     }
 
     /// Makes one request. `Ok` is any answer; `authorization` is sent as it is.
-    pub(crate) fn exchange(&self, call: &Call<'_, '_>, url: &Url, authorization: Option<&Secret>) -> Result<Answer, RegistryError> {
+    pub(crate) fn exchange(
+        &self,
+        call: &Call<'_, '_>,
+        url: &Url,
+        authorization: Option<&Secret>,
+    ) -> Result<Answer, RegistryError> {
         let agent = self.agent(url, call.registry)?;
         let length = match call.payload {
             Payload::Empty => 0,
@@ -228,7 +233,9 @@ fn classify(failure: &ureq::Error) -> (TransportKind, String) {
 fn tls_kind(error: &rustls::Error) -> TransportKind {
     use rustls::Error as E;
     match error {
-        E::InvalidCertificate(_) | E::NoCertificatesPresented | E::AlertReceived(_) | E::UnsupportedNameType => TransportKind::Certificate,
+        E::InvalidCertificate(_) | E::NoCertificatesPresented | E::AlertReceived(_) | E::UnsupportedNameType => {
+            TransportKind::Certificate
+        }
         E::InvalidMessage(_) => TransportKind::NoTls,
         _ => TransportKind::Broken,
     }

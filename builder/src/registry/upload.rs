@@ -142,7 +142,11 @@ impl Upload<'_> {
                         continue;
                     }
                     Step::Part(offset, url, error) => {
-                        if offset >= furthest + GAIN { tries.progressed() } else { tries.again_anyway(error)? }
+                        if offset >= furthest + GAIN {
+                            tries.progressed()
+                        } else {
+                            tries.again_anyway(error)?
+                        }
                         furthest = furthest.max(offset);
                         session.go_on(offset, url);
                         continue;
@@ -245,7 +249,9 @@ impl Upload<'_> {
             // An empty session is `0-0` to some, as is one of a single byte.
             Some((Some(1), _)) if end != 1 => 0,
             Some((Some(offset), _)) if offset <= end => offset,
-            Some((_, range)) => return Err(answer.unexpected(format!("range `{range}`"), "a range that ends within what was sent")),
+            Some((_, range)) => {
+                return Err(answer.unexpected(format!("range `{range}`"), "a range that ends within what was sent"));
+            }
         };
         let step = if offset == end {
             Step::At(offset, url)
@@ -269,7 +275,9 @@ impl Upload<'_> {
         };
         match answer.status {
             200 | 201 | 204 => {
-                check_digest(&answer, &self.descriptor.digest, || format!("blob {} in {}", self.descriptor.digest, self.repository))?;
+                check_digest(&answer, &self.descriptor.digest, || {
+                    format!("blob {} in {}", self.descriptor.digest, self.repository)
+                })?;
                 answer.discard();
                 Ok(Step::Done)
             }
@@ -439,10 +447,16 @@ fn uploaded(resumed: bool) -> Placed {
 }
 
 /// Whether a repository has a blob.
-pub(crate) fn exists(endpoint: &Endpoint, repository: &str, descriptor: &Descriptor, scope: &Scope) -> Result<bool, RegistryError> {
+pub(crate) fn exists(
+    endpoint: &Endpoint,
+    repository: &str,
+    descriptor: &Descriptor,
+    scope: &Scope,
+) -> Result<bool, RegistryError> {
     let url = endpoint.url(repository, &format!("blobs/{}", descriptor.digest));
     let answer = endpoint.send(&Ask::new(Method::HEAD, url, repository, scope.clone()))?;
-    let right_size = answer.header("content-length").and_then(|text| text.parse::<u64>().ok()).is_none_or(|size| size == descriptor.size);
+    let right_size =
+        answer.header("content-length").and_then(|text| text.parse::<u64>().ok()).is_none_or(|size| size == descriptor.size);
     let right_digest = answer.header("docker-content-digest").is_none_or(|digest| digest == descriptor.digest.to_string());
     Ok(answer.status == 200 && right_size && right_digest)
 }

@@ -34,7 +34,8 @@ impl Drop for Registry {
 }
 
 pub fn have(program: &str) -> bool {
-    let found = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
+    let found =
+        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
     if !found {
         eprintln!("skipped: `{program}` is not installed");
     }
@@ -116,7 +117,12 @@ impl Registry {
 
     /// What a tag points at, read without the registry.
     pub fn tagged(&self, repository: &str, tag: &str) -> Option<String> {
-        let path = self.file("data/docker/registry/v2/repositories").join(repository).join("_manifests/tags").join(tag).join("current/link");
+        let path = self
+            .file("data/docker/registry/v2/repositories")
+            .join(repository)
+            .join("_manifests/tags")
+            .join(tag)
+            .join("current/link");
         fs::read_to_string(path).ok()
     }
 
@@ -148,14 +154,34 @@ fn make_certificates(folder: &Path) {
         ("server", "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n"),
         ("client", "extendedKeyUsage=clientAuth\nbasicConstraints=CA:FALSE\n"),
     ] {
-        let (key_file, request, certificate, extension) =
-            (path(&format!("{name}.key")), path(&format!("{name}.csr")), path(&format!("{name}.crt")), path(&format!("{name}.ext")));
+        let (key_file, request, certificate, extension) = (
+            path(&format!("{name}.key")),
+            path(&format!("{name}.csr")),
+            path(&format!("{name}.crt")),
+            path(&format!("{name}.ext")),
+        );
         fs::write(&extension, extensions).expect("a file");
         let subject = format!("/CN=imgbuild test {name}");
         let mut csr = vec!["req", "-new", "-subj", &subject];
         csr.extend(key);
         csr.extend(["-keyout", &key_file, "-out", &request]);
         quiet(&csr);
-        quiet(&["x509", "-req", "-in", &request, "-CA", &ca_crt, "-CAkey", &ca_key, "-CAcreateserial", "-days", "2", "-extfile", &extension, "-out", &certificate]);
+        quiet(&[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &ca_crt,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            &extension,
+            "-out",
+            &certificate,
+        ]);
     }
 }

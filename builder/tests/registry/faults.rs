@@ -76,7 +76,8 @@ fn each_passing_fault_is_survived() {
         settings.timeouts = Timeouts { idle: Duration::from_millis(400), ..Timeouts::default() };
         settings.timeouts.idle = if name.starts_with("slow") { settings.timeouts.idle } else { Duration::from_secs(20) };
         let target = reference(format!("{}/fault/n{number}:1", proxy.host()));
-        let pushed = client(settings).push(&made.image, &target, &chunks()).unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
+        let pushed =
+            client(settings).push(&made.image, &target, &chunks()).unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
         assert_eq!(proxy.seen.faults.lock().unwrap().len(), 1, "{name}: it did not happen");
         assert_eq!(pushed.digest, made.digest);
         assert_eq!(registry.tagged(&target.repository, "1"), Some(made.digest.to_string()), "{name}");
@@ -131,9 +132,13 @@ fn a_401_in_the_middle_of_an_upload_is_answered_once() {
     let made = image(64, &[1_200_000]);
     let unauthorized = Fault::Answer(401, vec![("www-authenticate", "Basic realm=\"x\"".to_owned())]);
     let proxy = Proxy::start(&registry.host, Options::default(), first(1, method("PATCH"), unauthorized.clone()));
-    let settings = with_password(hasty(), &proxy.host(), USER, PASSWORD);
-    // Basic credentials that were sent and refused are not sent again: the same would come back.
-    let error = push_with(settings.clone(), &proxy, &made).unwrap_err();
+    push_with(with_password(hasty(), &proxy.host(), USER, PASSWORD), &proxy, &made).unwrap();
+    is_right(&registry, &made);
+    assert_eq!(proxy.seen.faults.lock().unwrap().len(), 1);
+    // One that stays ends it.
+    let made = image(68, &[1_200_000]);
+    let proxy = Proxy::start(&registry.host, Options::default(), first(1000, method("PATCH"), unauthorized));
+    let error = push_with(with_password(hasty(), &proxy.host(), USER, PASSWORD), &proxy, &made).unwrap_err();
     assert_eq!(error.status(), Some(401));
     let proxy = Proxy::start(&registry.host, Options::default(), Box::new(|_, _| None));
     push_with(with_password(hasty(), &proxy.host(), USER, PASSWORD), &proxy, &made).unwrap();
@@ -184,16 +189,20 @@ fn authorization_never_reaches_another_host() {
 fn redirects_that_go_in_circles_or_nowhere_end() {
     let Some(registry) = Registry::start(&docker::Options::default()) else { return };
     let made = image(66, &[1000]);
-    let proxy = Proxy::start(&registry.host, Options::default(), Box::new(|head, _| {
-        Some(Fault::Answer(307, vec![("location", head.target().to_owned())]))
-    }));
+    let proxy = Proxy::start(
+        &registry.host,
+        Options::default(),
+        Box::new(|head, _| Some(Fault::Answer(307, vec![("location", head.target().to_owned())]))),
+    );
     let error = push_with(hasty(), &proxy, &made).unwrap_err();
     assert!(error.to_string().ends_with("there are too many redirects"), "{error}");
     for (location, reason) in [("ftp://example.com/x", "it is neither http nor https"), ("http://", "")] {
         let location = location.to_owned();
-        let proxy = Proxy::start(&registry.host, Options::default(), Box::new(move |_, _| {
-            Some(Fault::Answer(307, vec![("location", location.clone())]))
-        }));
+        let proxy = Proxy::start(
+            &registry.host,
+            Options::default(),
+            Box::new(move |_, _| Some(Fault::Answer(307, vec![("location", location.clone())]))),
+        );
         let error = push_with(hasty(), &proxy, &made).unwrap_err();
         assert!(chain(&error).contains(reason), "{}", chain(&error));
     }
@@ -207,7 +216,9 @@ fn redirects_that_go_in_circles_or_nowhere_end() {
 fn nobody_there_and_silence_are_told_apart() {
     let made = image(67, &[1000]);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let push = |settings, host: &str| client(settings).push(&made.image, &reference(format!("{host}/a/b:1")), &PushOptions::default()).unwrap_err();
+    let push = |settings, host: &str| {
+        client(settings).push(&made.image, &reference(format!("{host}/a/b:1")), &PushOptions::default()).unwrap_err()
+    };
     let kind = |error: &RegistryError| match error {
         RegistryError::Transport { kind, .. } => *kind,
         RegistryError::GaveUp { source, .. } => match &**source {
@@ -238,7 +249,24 @@ fn nobody_there_and_silence_are_told_apart() {
     let authority = tempfile::NamedTempFile::new().unwrap();
     if docker::have("openssl") {
         let path = authority.path().display().to_string();
-        docker::run("openssl", &["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "/dev/null", "-subj", "/CN=x", "-out", &path]);
+        docker::run(
+            "openssl",
+            &[
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-keyout",
+                "/dev/null",
+                "-subj",
+                "/CN=x",
+                "-out",
+                &path,
+            ],
+        );
         let error = push(Settings { ca_file: Some(authority.path().to_owned()), ..hasty() }, &plain.host());
         assert!(matches!(kind(&error), TransportKind::NoTls | TransportKind::Broken), "{}", chain(&error));
     }

@@ -155,7 +155,9 @@ impl Server {
         let mut state = self.state.lock().expect("no panic");
         let Some((scopes, uses)) = state.tokens.get_mut(token) else { return false };
         let covers = |name: &str, action: &str| {
-            scopes.split(' ').any(|scope| scope.strip_prefix(&format!("repository:{name}:")).is_some_and(|actions| actions.split(',').any(|a| a == action)))
+            scopes.split(' ').any(|scope| {
+                scope.strip_prefix(&format!("repository:{name}:")).is_some_and(|actions| actions.split(',').any(|a| a == action))
+            })
         };
         let source = head.query("from").is_none_or(|from| covers(&from, "pull"));
         let fine = (name.is_empty() || covers(&name, action)) && source && *uses > 0;
@@ -169,9 +171,15 @@ impl Server {
         let tokens = self.options.tokens.clone().expect("asked for after a challenge");
         let mut form = String::new();
         connection.body(head)?.read_to_string(&mut form)?;
-        let field = |name: &str| url::form_urlencoded::parse(form.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+        let field = |name: &str| {
+            url::form_urlencoded::parse(form.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        };
         let known = match head.method() {
-            "POST" => tokens.identity.is_some() && field("refresh_token") == tokens.identity && field("grant_type").as_deref() == Some("refresh_token"),
+            "POST" => {
+                tokens.identity.is_some()
+                    && field("refresh_token") == tokens.identity
+                    && field("grant_type").as_deref() == Some("refresh_token")
+            }
             _ => tokens.basic.is_none_or(|basic| head.get("authorization") == Some(&format!("Basic {basic}"))),
         };
         if !known {

@@ -139,12 +139,15 @@ fn an_index_gives_the_image_for_the_platform() {
         annotations: BTreeMap::new(),
     };
     let missing = Digest::of(b"missing");
-    put("multi", &index(vec![
-        entry("unknown", None, missing, 1),
-        entry("arm64", Some("v9"), missing, 1),
-        entry("amd64", None, made.digest, made.image.manifest.len()),
-        entry("amd64", Some("v3"), missing, 1),
-    ]));
+    put(
+        "multi",
+        &index(vec![
+            entry("unknown", None, missing, 1),
+            entry("arm64", Some("v9"), missing, 1),
+            entry("amd64", None, made.digest, made.image.manifest.len()),
+            entry("amd64", Some("v3"), missing, 1),
+        ]),
+    );
     put("arm", &index(vec![entry("arm64", None, missing, 1), entry("unknown", None, missing, 1)]));
     let client = client(hasty());
     let open = |tag: &str, platform| client.open(&reference(format!("{}/a/b:{tag}", mini.host())), platform);
@@ -172,7 +175,11 @@ fn manifests_that_cannot_be_used_are_refused_in_plain_words() {
     let huge = format!(r#"{{"mediaType":"{}","x":"{}"}}"#, media_type::MANIFEST, "x".repeat(5 << 20));
     for (bytes, kind, reason) in [
         ("{", media_type::MANIFEST, "is not understood"),
-        (r#"{"mediaType":"application/vnd.docker.distribution.manifest.v1+json"}"#, "", "its media type is `application/vnd.docker"),
+        (
+            r#"{"mediaType":"application/vnd.docker.distribution.manifest.v1+json"}"#,
+            "",
+            "its media type is `application/vnd.docker",
+        ),
         (r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}"#, "", "missing field `config`"),
         ("[]", media_type::INDEX, "is not understood"),
         (huge.as_str(), media_type::MANIFEST, "has more than 4194304 bytes"),
@@ -218,7 +225,9 @@ fn layers_whose_bytes_changed_are_found_on_both_sides() {
     let whole = std::fs::read(&path).unwrap();
     let mut damaged = whole.clone();
     damaged[5] ^= 1;
-    for (content, reason) in [(Some(&whole[..1000]), "it ends after 1000 bytes"), (Some(&damaged[..]), "digest is sha256:"), (None, "No such file")] {
+    for (content, reason) in
+        [(Some(&whole[..1000]), "it ends after 1000 bytes"), (Some(&damaged[..]), "digest is sha256:"), (None, "No such file")]
+    {
         match content {
             Some(content) => std::fs::write(&path, content).unwrap(),
             None => std::fs::remove_file(&path).unwrap(),

@@ -92,7 +92,14 @@ impl Proxy {
 }
 
 /// Serves one request; `false` ends the connection.
-fn serve(connection: &mut Connection, mut head: Head, upstream: &str, options: &Options, plan: &Plan, seen: &Seen) -> io::Result<bool> {
+fn serve(
+    connection: &mut Connection,
+    mut head: Head,
+    upstream: &str,
+    options: &Options,
+    plan: &Plan,
+    seen: &Seen,
+) -> io::Result<bool> {
     let number = seen.count.fetch_add(1, Ordering::SeqCst);
     seen.requests.lock().expect("no panic").push(head.clone());
     let fault = plan(&head, number);
@@ -201,7 +208,13 @@ fn receive(
     Ok(true)
 }
 
-fn answer(connection: &mut Connection, request: &Head, fault: &Option<Fault>, options: &Options, server: &mut TcpStream) -> io::Result<bool> {
+fn answer(
+    connection: &mut Connection,
+    request: &Head,
+    fault: &Option<Fault>,
+    options: &Options,
+    server: &mut TcpStream,
+) -> io::Result<bool> {
     let mut reader = BufReader::new(server);
     let Some(mut head) = Head::read(&mut reader)? else { return Ok(false) };
     if let Some(Fault::Hold(time)) = fault {

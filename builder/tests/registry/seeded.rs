@@ -10,9 +10,9 @@ use imgbuild::registry::{Chunking, PushOptions, RegistryError, Settings, Timeout
 use imgbuild::store::Store;
 use tempfile::TempDir;
 
-use super::docker::{self, Registry};
+use super::docker::{self, PASSWORD, Registry, USER};
 use super::http::Head;
-use super::images::{Random, chain, client, digest_of, hasty, image, reference};
+use super::images::{Random, chain, client, digest_of, hasty, image, reference, with_password};
 use super::proxy::{Fault, Options, Plan, Proxy};
 
 /// Draws faults: `likely` in a hundred requests have one, until there were `most`.
@@ -33,28 +33,32 @@ fn draw(random: &mut Random, head: &Head) -> Fault {
     let body = head.length();
     let status = [500, 502, 503, 504, 429, 408][usize::try_from(random.below(6)).expect("small")];
     let wait = if random.below(2) == 0 { vec![("retry-after", random.below(30).to_string())] } else { vec![] };
-    match random.below(if body > 0 { 10 } else { 5 }) {
+    match random.below(if body > 0 { 11 } else { 6 }) {
         0 => Fault::Answer(status, wait),
         1 => Fault::CutBeforeAnswer,
         2 => Fault::CutAnswer(random.below(600)),
         3 if head.method() == "GET" => Fault::DamageAnswer(random.below(1 << 20)),
         3 => Fault::Hold(Duration::from_millis(random.below(40))),
-        4 if matches!(head.method(), "PATCH" | "PUT") => Fault::Answer([404, 416, 400][usize::try_from(random.below(3)).expect("small")], vec![]),
+        4 if matches!(head.method(), "PATCH" | "PUT") => {
+            Fault::Answer([404, 416, 400][usize::try_from(random.below(3)).expect("small")], vec![])
+        }
         4 => Fault::Answer(status, wait),
-        5 | 6 => Fault::CutRequest(random.below(body)),
-        7 if head.method() == "PATCH" => Fault::Part(1 + random.below(body)),
-        7 | 8 => Fault::DamageRequest(random.below(body)),
+        5 => Fault::Answer(401, vec![("www-authenticate", "Basic realm=\"x\"".to_owned())]),
+        6 | 7 => Fault::CutRequest(random.below(body)),
+        8 if head.method() == "PATCH" => Fault::Part(1 + random.below(body)),
+        8 | 9 => Fault::DamageRequest(random.below(body)),
         _ => Fault::CutRequest(0),
     }
 }
 
-fn settings() -> Settings {
-    Settings { timeouts: Timeouts { idle: Duration::from_secs(20), ..Timeouts::default() }, ..hasty() }
+fn settings(host: &str) -> Settings {
+    let timeouts = Timeouts { idle: Duration::from_secs(20), ..Timeouts::default() };
+    with_password(Settings { timeouts, ..hasty() }, host, USER, PASSWORD)
 }
 
 #[test]
 fn every_run_ends_right_or_with_an_error() {
-    let Some(registry) = Registry::start(&docker::Options::default()) else { return };
+    let Some(registry) = Registry::start(&docker::Options { password: true, ..docker::Options::default() }) else { return };
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("IMGBUILD_FAULT_SEED") {
         Some(seed) => seed..seed + 1,
@@ -65,7 +69,8 @@ fn every_run_ends_right_or_with_an_error() {
     let mut errors: BTreeMap<String, usize> = BTreeMap::new();
     for seed in seeds {
         let mut random = Random(seed ^ 0x5eed);
-        let sizes: Vec<usize> = (0..1 + random.below(3)).map(|_| usize::try_from(random.below(900_000)).expect("small")).collect();
+        let sizes: Vec<usize> =
+            (0..1 + random.below(3)).map(|_| usize::try_from(random.below(900_000)).expect("small")).collect();
         let made = image(1000 + seed, &sizes);
         let options = PushOptions {
             chunking: if random.below(5) == 0 { Chunking::Whole } else { Chunking::Of(40_000 + random.below(300_000)) },
@@ -79,7 +84,7 @@ fn every_run_ends_right_or_with_an_error() {
         );
         let repository = format!("seeded/run{seed}");
         let target = reference(format!("{}/{repository}:1", proxy.host()));
-        let result = client(settings()).push(&made.image, &target, &options);
+        let result = client(settings(&proxy.host())).push(&made.image, &target, &options);
         let happened = proxy.seen.faults.lock().expect("no panic").join("\n");
         let told = |what: &str| format!("seed {seed}: {what}; faults:\n{happened}");
         let there = registry.tagged(&repository, "1");
@@ -107,16 +112,20 @@ fn every_run_ends_right_or_with_an_error() {
             pulled += pull(&registry, &repository, &made, seed);
         }
     }
-    println!("{runs} runs, {faults} faults: {pushed} pushed, {pulled} pulled; errors: {errors:?}");
+    eprintln!("{runs} runs, {faults} faults: {pushed} pushed, {pulled} pulled; errors: {errors:?}");
     assert!(runs < 20 || (pushed > runs / 2 && pulled > runs / 4 && faults > runs as usize), "the runs show nothing");
 }
 
 /// Reads an image back through faults: 1 where it succeeded, and then with the right bytes.
 fn pull(registry: &Registry, repository: &str, made: &super::images::Made, seed: u64) -> u64 {
     let mut random = Random(seed ^ 0xfeed);
-    let proxy = Proxy::start(&registry.host, Options::default(), plan(seed ^ 0xbeef, 5 + random.below(50), usize::try_from(random.below(8)).expect("small")));
+    let proxy = Proxy::start(
+        &registry.host,
+        Options::default(),
+        plan(seed ^ 0xbeef, 5 + random.below(50), usize::try_from(random.below(8)).expect("small")),
+    );
     let target = reference(format!("{}/{repository}:1", proxy.host()));
-    let client = client(settings());
+    let client = client(settings(&proxy.host()));
     let scratch = TempDir::new().expect("a folder");
     let store = Store::open(scratch.path()).expect("a store");
     let told = || format!("seed {seed}, pull; faults:\n{}", proxy.seen.faults.lock().expect("no panic").join("\n"));
@@ -143,7 +152,7 @@ fn pull(registry: &Registry, repository: &str, made: &super::images::Made, seed:
 fn is_clear(error: &RegistryError, told: &str) {
     let text = chain(error);
     assert!(text.contains("127.0.0.1:") || text.contains("sha256:"), "{text}; {told}");
-    assert!(!text.contains("_state"), "{text}; {told}");
+    assert!(!text.contains("_state") && !text.contains(PASSWORD), "{text}; {told}");
 }
 
 fn kind(error: &RegistryError) -> String {

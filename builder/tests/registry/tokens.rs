@@ -42,7 +42,10 @@ fn challenges_and_answers_in_every_form_lead_to_a_token() {
         (CHALLENGE, ANSWER),
         (r#"bearer Realm={realm}, Service="s""#, r#"{"access_token":"{token}"}"#),
         (r#"BEARER realm="{realm}""#, r#"{"token":"{token}","access_token":"{token}","issued_at":"2024-01-01T00:00:00Z"}"#),
-        (r#"Basic realm="x", Bearer realm="{realm}",scope="{scope} repository:other/x:pull""#, r#"{"token":"{token}","expires_in":0}"#),
+        (
+            r#"Basic realm="x", Bearer realm="{realm}",scope="{scope} repository:other/x:pull""#,
+            r#"{"token":"{token}","expires_in":0}"#,
+        ),
     ] {
         let mini = start(Tokens { basic: basic("me", "hunter2"), uses: 1000, challenge, answer, ..Tokens::default() });
         push_and_read(&client(with_password(hasty(), &mini.host(), "me", "hunter2")), &mini.host(), &made.image);
@@ -52,14 +55,16 @@ fn challenges_and_answers_in_every_form_lead_to_a_token() {
 #[test]
 fn a_token_is_used_until_it_ends_and_then_replaced_in_the_middle_of_a_push() {
     let made = image(21, &[2_000_000, 900_000]);
-    let mini = start(Tokens { basic: basic("me", "hunter2"), uses: 1000, challenge: CHALLENGE, answer: ANSWER, ..Tokens::default() });
+    let mini =
+        start(Tokens { basic: basic("me", "hunter2"), uses: 1000, challenge: CHALLENGE, answer: ANSWER, ..Tokens::default() });
     let settings = with_password(hasty(), &mini.host(), "me", "hunter2");
     push_and_read(&client(settings), &mini.host(), &made.image);
     // One to push, one to pull.
     assert_eq!(mini.state.lock().unwrap().handed_out, 2);
 
     // Tokens that the registry takes three times: most requests in the middle of an upload meet a 401.
-    let mini = start(Tokens { basic: basic("me", "hunter2"), uses: 3, challenge: CHALLENGE, answer: ANSWER, ..Tokens::default() });
+    let mini =
+        start(Tokens { basic: basic("me", "hunter2"), uses: 3, challenge: CHALLENGE, answer: ANSWER, ..Tokens::default() });
     let settings = with_password(hasty(), &mini.host(), "me", "hunter2");
     let target = reference(format!("{}/acme/model:1", mini.host()));
     let pushed = client(settings).push(&made.image, &target, &PushOptions { parallel: 1, ..chunks() }).unwrap();
@@ -75,12 +80,21 @@ fn a_token_is_used_until_it_ends_and_then_replaced_in_the_middle_of_a_push() {
 fn an_identity_token_is_exchanged() {
     let made = image(22, &[500_000]);
     let identity = "identity+t0ken/=&x".to_owned();
-    let mini = start(Tokens { identity: Some(identity.clone()), basic: basic("n", "o"), uses: 1000, challenge: CHALLENGE, answer: ANSWER });
+    let mini = start(Tokens {
+        identity: Some(identity.clone()),
+        basic: basic("n", "o"),
+        uses: 1000,
+        challenge: CHALLENGE,
+        answer: ANSWER,
+    });
     let mut settings = hasty();
     settings.credentials = CredentialSources::only(&mini.host(), Credential::IdentityToken(Secret::new(identity)));
     push_and_read(&client(settings), &mini.host(), &made.image);
     let forms = mini.state.lock().unwrap().forms.join("\n");
-    assert!(forms.contains("service=mini%2C+the+registry") && forms.contains("scope=repository%3Aacme%2Fmodel%3Apull%2Cpush"), "{forms}");
+    assert!(
+        forms.contains("service=mini%2C+the+registry") && forms.contains("scope=repository%3Aacme%2Fmodel%3Apull%2Cpush"),
+        "{forms}"
+    );
 }
 
 #[test]
@@ -104,7 +118,8 @@ fn mounting_asks_for_what_it_needs_and_public_images_need_no_account() {
 #[test]
 fn credentials_that_are_wrong_end_it_with_a_hint() {
     let made = image(24, &[1000]);
-    let mini = start(Tokens { basic: basic("me", "hunter2"), uses: 1000, challenge: CHALLENGE, answer: ANSWER, ..Tokens::default() });
+    let mini =
+        start(Tokens { basic: basic("me", "hunter2"), uses: 1000, challenge: CHALLENGE, answer: ANSWER, ..Tokens::default() });
     let target = reference(format!("{}/acme/model:1", mini.host()));
     for settings in [hasty(), with_password(hasty(), &mini.host(), "me", "wrong-hunter")] {
         let error = client(settings).push(&made.image, &target, &PushOptions::default()).unwrap_err();
@@ -116,7 +131,8 @@ fn credentials_that_are_wrong_end_it_with_a_hint() {
     let target = reference(format!("{}/acme/model:1", mini.host()));
     let error = client(hasty()).push(&made.image, &target, &PushOptions { parallel: 1, ..PushOptions::default() }).unwrap_err();
     assert_eq!((error.status(), mini.state.lock().unwrap().handed_out), (Some(401), 1));
-    for (answer, reason) in [("{}", "it has neither `token` nor `access_token`"), ("<html>", "it is no JSON object with a token")] {
+    for (answer, reason) in [("{}", "it has neither `token` nor `access_token`"), ("<html>", "it is no JSON object with a token")]
+    {
         let mini = start(Tokens { uses: 10, challenge: CHALLENGE, answer, ..Tokens::default() });
         let target = reference(format!("{}/acme/model:1", mini.host()));
         let error = client(hasty()).push(&made.image, &target, &PushOptions::default()).unwrap_err();

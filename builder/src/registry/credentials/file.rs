@@ -61,8 +61,9 @@ impl AuthFile {
                 error(io::Error::other(format!("it is no JSON object (line {}, column {})", found.line(), found.column())))
             })?
         };
-        let known = Known::deserialize(Value::Object(whole.clone()))
-            .map_err(|_| error(io::Error::other("`auths`, `credHelpers` or `credsStore` has a type that Docker does not write")))?;
+        let known = Known::deserialize(Value::Object(whole.clone())).map_err(|_| {
+            error(io::Error::other("`auths`, `credHelpers` or `credsStore` has a type that Docker does not write"))
+        })?;
         Ok(Some(Self { path: path.to_owned(), known, whole }))
     }
 
@@ -77,7 +78,8 @@ impl AuthFile {
 
     /// The helpers to ask for a registry: the one for its host, then the one for all.
     pub(super) fn helpers_for(&self, registry: &str) -> Vec<&str> {
-        let own = self.known.cred_helpers.iter().flatten().find(|(key, _)| same_host(key, registry)).map(|(_, name)| name.as_str());
+        let own =
+            self.known.cred_helpers.iter().flatten().find(|(key, _)| same_host(key, registry)).map(|(_, name)| name.as_str());
         // An empty name is how a host is taken out of the store for all.
         match own {
             Some("") => Vec::new(),

@@ -77,7 +77,9 @@ impl CredentialSources {
         let home = folder("HOME");
         let host = set("IMGBUILD_REGISTRY_HOST").or_else(|| target.map(str::to_owned));
         let environment = match (host, set("IMGBUILD_REGISTRY_USER"), set("IMGBUILD_REGISTRY_PASSWORD")) {
-            (Some(host), Some(user), Some(password)) => Some((host, Credential::Password { user, password: Secret::new(password) })),
+            (Some(host), Some(user), Some(password)) => {
+                Some((host, Credential::Password { user, password: Secret::new(password) }))
+            }
             _ => None,
         };
         let docker = folder("DOCKER_CONFIG").or_else(|| home.as_ref().map(|home| home.join(".docker")));
@@ -114,7 +116,14 @@ impl CredentialSources {
         })
     }
 
-    fn find_in(&self, file: &AuthFile, registry: &str, repository: &str, prefixes: bool, progress: &Progress) -> Option<Credential> {
+    fn find_in(
+        &self,
+        file: &AuthFile,
+        registry: &str,
+        repository: &str,
+        prefixes: bool,
+        progress: &Progress,
+    ) -> Option<Credential> {
         for helper in file.helpers_for(registry) {
             match helper::get(&self.helper_program(helper), registry) {
                 Ok(Some(credential)) => return Some(credential),
@@ -125,7 +134,8 @@ impl CredentialSources {
         match file.stored(registry, prefixes.then_some(repository)) {
             Ok(found) => found,
             Err(key) => {
-                progress.warn(format!("the credentials for `{key}` in `{}` are no base64 of `user:password`", file.path().display()));
+                progress
+                    .warn(format!("the credentials for `{key}` in `{}` are no base64 of `user:password`", file.path().display()));
                 None
             }
         }

@@ -93,7 +93,9 @@ fn the_environment_is_for_one_host_alone() {
 
 #[test]
 fn keys_are_found_with_and_without_scheme_and_path() {
-    for key in ["localhost:5000", "https://localhost:5000", "http://localhost:5000/", "https://localhost:5000/v1/", "LocalHost:5000"] {
+    for key in
+        ["localhost:5000", "https://localhost:5000", "http://localhost:5000/", "https://localhost:5000/v1/", "LocalHost:5000"]
+    {
         let home = Home::new().with(".docker/config.json", &format!(r#"{{"auths":{{"{key}":{{"auth":"{AUTH}"}}}}}}"#));
         assert_eq!(home.find("localhost:5000", "x"), some("user:pass:word"), "{key}");
         for other in ["localhost", "localhost:50001", "other:5000"] {
@@ -143,8 +145,14 @@ fn a_helper_for_the_host_outranks_the_store_and_the_store_the_file() {
 fn what_cannot_be_used_is_warned_about_and_passed_over() {
     let podman = format!(r#"{{"auths":{{"r.example.com":{{"auth":"{AUTH}"}}}}}}"#);
     for (docker, warning) in [
-        (r#"{"credsStore":"missing"}"#, "credential helper `docker-credential-missing` failed to give credentials: there is no such program in PATH"),
-        (r#"{"credsStore":"failing"}"#, "credential helper `docker-credential-failing` failed to give credentials: exit status: 3: no \u{20ac}agent"),
+        (
+            r#"{"credsStore":"missing"}"#,
+            "credential helper `docker-credential-missing` failed to give credentials: there is no such program in PATH",
+        ),
+        (
+            r#"{"credsStore":"failing"}"#,
+            "credential helper `docker-credential-failing` failed to give credentials: exit status: 3: no \u{20ac}agent",
+        ),
         (r#"{"credsStore":"babbling"}"#, "its answer is no JSON with `Username` and `Secret`"),
         (r#"{"auths":{"r.example.com":{"auth":"hunter2!"}}}"#, "the credentials for `r.example.com` in"),
         (r#"{"auths":{"r.example.com":{"auth":"aHVudGVyMg=="}}}"#, "are no base64 of `user:password`"),
@@ -163,7 +171,10 @@ fn what_cannot_be_used_is_warned_about_and_passed_over() {
         assert!(!warnings[0].contains("hunter2"), "{warnings:?}");
     }
     let home = Home::new().with(".docker/config.json", "").with("x/auth.json", &podman);
-    assert_eq!(find(&home.sources(&[("REGISTRY_AUTH_FILE", "~/x/auth.json")], None), "r.example.com", "x"), some("user:pass:word"));
+    assert_eq!(
+        find(&home.sources(&[("REGISTRY_AUTH_FILE", "~/x/auth.json")], None), "r.example.com", "x"),
+        some("user:pass:word")
+    );
 }
 
 #[test]
@@ -219,7 +230,12 @@ fn login_changes_only_its_entry_and_docker_can_read_it() {
 
 #[test]
 fn login_uses_the_helper_that_docker_would_use() {
-    let keep = |path: &Path| format!(r#"d={}; case $1 in store) cat > $d;; get) [ -f $d ] && cat $d || {{ echo credentials not found; exit 1; }};; erase) rm $d;; esac"#, path.display());
+    let keep = |path: &Path| {
+        format!(
+            r#"d={}; case $1 in store) cat > $d;; get) [ -f $d ] && cat $d || {{ echo credentials not found; exit 1; }};; erase) rm $d;; esac"#,
+            path.display()
+        )
+    };
     let home = Home::new();
     let kept = home.0.path().join("kept");
     let home = home.with_helper("box", &keep(&kept)).with(".docker/config.json", r#"{"credsStore":"box"}"#);
