@@ -13,6 +13,7 @@ pub mod model;
 pub mod platform;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod source;
 pub mod store;
 pub mod template;
