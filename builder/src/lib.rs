@@ -8,5 +8,6 @@ pub mod image;
 pub mod platform;
 pub mod progress;
 pub mod reference;
+pub mod runner;
 pub mod store;
 pub mod tree;
