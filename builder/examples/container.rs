@@ -42,7 +42,11 @@ fn run() -> Result<String, RunnerError> {
         created: None,
         architecture: "amd64".to_owned(),
         os: "linux".to_owned(),
-        config: ContainerConfig { user: Some("65532:65532".to_owned()), entrypoint: Some(words.collect()), ..ContainerConfig::default() },
+        config: ContainerConfig {
+            user: Some("65532:65532".to_owned()),
+            entrypoint: Some(words.collect()),
+            ..ContainerConfig::default()
+        },
         rootfs: RootFs { kind: "layers".to_owned(), diff_ids: Vec::new() },
         history: Vec::new(),
         other: BTreeMap::new(),

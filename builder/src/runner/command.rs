@@ -36,7 +36,12 @@ impl Command {
             ("HOME".to_owned(), identity.home.clone().unwrap_or_else(|| "/".to_owned())),
         ]);
         environment.extend(
-            config.env.iter().flatten().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())),
+            config
+                .env
+                .iter()
+                .flatten()
+                .filter_map(|line| line.split_once('='))
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
         );
         environment.extend(spec.environment.clone());
         let folder = config.working_dir.clone().filter(|folder| !folder.is_empty()).unwrap_or_else(|| "/".to_owned());
@@ -66,7 +71,11 @@ pub(super) fn check_limits(spec: &ContainerSpec) -> Result<(), RunnerError> {
     if let Some(cpus) = spec.cpus
         && !(cpus.is_finite() && (0.01..=4096.0).contains(&cpus))
     {
-        return Err(RunnerError::Limit { name: "cpus", found: cpus.to_string(), expected: "a number of cores from 0.01 to 4096" });
+        return Err(RunnerError::Limit {
+            name: "cpus",
+            found: cpus.to_string(),
+            expected: "a number of cores from 0.01 to 4096",
+        });
     }
     if let Some(memory) = spec.memory
         && !(MEMORY_FLOOR..=i64::MAX as u64).contains(&memory)

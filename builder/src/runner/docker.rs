@@ -25,8 +25,8 @@ use super::embedded::{group_peak, resident_peak};
 use super::log::{Log, LogLine};
 use super::state::State;
 use super::{
-    ContainerImage, ContainerSpec, ExitStatus, PeakMemory, RootAccess, Runner, RunnerError, RunningContainer, Signal, TMP_BYTES, Timings,
-    port,
+    ContainerImage, ContainerSpec, ExitStatus, PeakMemory, RootAccess, Runner, RunnerError, RunningContainer, Signal, TMP_BYTES,
+    Timings, port,
 };
 
 /// The label that every container carries, with the number of the process that started it.
@@ -114,7 +114,11 @@ impl Runner for Docker {
     fn start(&self, spec: &ContainerSpec) -> Result<Box<dyn RunningContainer>, RunnerError> {
         let asked = Instant::now();
         let ContainerImage::Named(image) = &spec.image else {
-            return Err(RunnerError::Unsuited { runner: "engine's", expected: "an image in the engine's store", found: spec.image.clone() });
+            return Err(RunnerError::Unsuited {
+                runner: "engine's",
+                expected: "an image in the engine's store",
+                found: spec.image.clone(),
+            });
         };
         check_limits(spec)?;
         let session = Session::open(&self.endpoint)?;
@@ -160,7 +164,11 @@ struct Place {
 impl Place {
     fn choose(endpoint: &Endpoint, network: Network, spec: &ContainerSpec) -> Result<Self, RunnerError> {
         let reach = endpoint.reach()?;
-        let wished = if network == Network::Shared && spec.listen.port.is_none() { spec.host_port.or(Some(spec.port)) } else { spec.host_port };
+        let wished = if network == Network::Shared && spec.listen.port.is_none() {
+            spec.host_port.or(Some(spec.port))
+        } else {
+            spec.host_port
+        };
         let port = match wished {
             // Ports of another machine cannot be tried from here.
             Some(port) if !reach.is_loopback() => port,
@@ -180,7 +188,8 @@ impl Place {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let warning = format!("the engine is on another machine: the container's port is open at every address of {}", self.reach);
+        let warning =
+            format!("the engine is on another machine: the container's port is open at every address of {}", self.reach);
         if self.reach.is_loopback() { Vec::new() } else { vec![warning] }
     }
 }
@@ -289,12 +298,16 @@ impl DockerContainer {
         match is_attached.recv() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(self.session.failed("attach to the container", error)),
-            Err(_) => return Err(RunnerError::HelperLost { detail: "the thread that reads the container's output ended".to_owned() }),
+            Err(_) => {
+                return Err(RunnerError::HelperLost { detail: "the thread that reads the container's output ended".to_owned() });
+            }
         }
         self.timings.created = Instant::now();
         if let Err(error) = self.session.run(self.session.client.start_container(&self.id, None)) {
             return Err(match &error {
-                EngineError::DockerResponseServerError { message, .. } if port_is_taken(message) => RunnerError::PortInUse { port: place.port },
+                EngineError::DockerResponseServerError { message, .. } if port_is_taken(message) => {
+                    RunnerError::PortInUse { port: place.port }
+                }
                 _ => self.session.failed("start the container", error),
             });
         }
@@ -302,7 +315,8 @@ impl DockerContainer {
         // The follower waits for this unless it has failed, which the state then tells.
         let _ = started.send(());
         let details = self.session.call("inspect the container", self.session.client.inspect_container(&self.id, None))?;
-        let pid = details.state.as_ref().and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+        let pid =
+            details.state.as_ref().and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
         self.pid = pid.filter(|pid| self.session.endpoint.is_local() && is_process_of(*pid, &self.id));
         if place.network == Network::Published && place.port == 0 {
             match published_port(&details, spec.port) {

@@ -48,7 +48,10 @@ pub fn http_status(address: SocketAddr, path: &str, timeout: Duration) -> io::Re
     let mut head = Vec::with_capacity(64);
     stream.take(64).read_to_end(&mut head).or_else(|error| if head.len() >= 12 { Ok(0) } else { Err(error) })?;
     parse_status(&head).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("answered `{}`, expected HTTP", String::from_utf8_lossy(&head).trim_end()))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("answered `{}`, expected HTTP", String::from_utf8_lossy(&head).trim_end()),
+        )
     })
 }
 

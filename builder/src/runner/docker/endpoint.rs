@@ -28,7 +28,8 @@ impl FromStr for Endpoint {
         if let Some(path) = text.strip_prefix("unix://") {
             return if path.starts_with('/') { Ok(Self::Unix(PathBuf::from(path))) } else { Err(error()) };
         }
-        let address = text.strip_prefix("tcp://").or_else(|| text.strip_prefix("http://")).ok_or_else(error)?.trim_end_matches('/');
+        let address =
+            text.strip_prefix("tcp://").or_else(|| text.strip_prefix("http://")).ok_or_else(error)?.trim_end_matches('/');
         let (host, port) = address.rsplit_once(':').ok_or_else(error)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
         if host.is_empty() || host.contains('/') || (host.contains(':') && !bracketed) || port.parse::<u16>().is_err() {
@@ -104,7 +105,18 @@ mod tests {
             assert_eq!(text.parse::<Endpoint>().expect("valid").to_string(), text);
         }
         assert_eq!("http://engine:80/".parse::<Endpoint>().expect("valid").to_string(), "tcp://engine:80");
-        for bad in ["", "engine", "unix://run.sock", "ssh://me@engine", "tcp://engine", "tcp://:1", "tcp://a:b", "tcp://::1:2375", "tcp://e:99999", "tcp://a/b:1"] {
+        for bad in [
+            "",
+            "engine",
+            "unix://run.sock",
+            "ssh://me@engine",
+            "tcp://engine",
+            "tcp://:1",
+            "tcp://a:b",
+            "tcp://::1:2375",
+            "tcp://e:99999",
+            "tcp://a/b:1",
+        ] {
             assert!(matches!(bad.parse::<Endpoint>(), Err(RunnerError::Endpoint { found }) if found == bad), "{bad}");
         }
     }
@@ -113,6 +125,9 @@ mod tests {
     fn rootless_sockets_are_looked_for_where_the_session_has_them() {
         let sockets = usual_sockets(Some(Path::new("/run/user/7")), None);
         let texts: Vec<_> = sockets.iter().map(|path| path.display().to_string()).collect();
-        assert_eq!(texts, ["/var/run/docker.sock", "/run/user/7/docker.sock", "/run/user/7/podman/podman.sock", "/run/podman/podman.sock"]);
+        assert_eq!(
+            texts,
+            ["/var/run/docker.sock", "/run/user/7/docker.sock", "/run/user/7/podman/podman.sock", "/run/podman/podman.sock"]
+        );
     }
 }

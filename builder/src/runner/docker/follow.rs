@@ -42,7 +42,11 @@ impl Follower {
         ended.set(outcome);
     }
 
-    async fn follow(self, attached: &Sender<Result<(), EngineError>>, started: oneshot::Receiver<()>) -> Result<ExitStatus, String> {
+    async fn follow(
+        self,
+        attached: &Sender<Result<(), EngineError>>,
+        started: oneshot::Receiver<()>,
+    ) -> Result<ExitStatus, String> {
         let gone = "the container was never started".to_owned();
         let client = match self.endpoint.connect(TIMEOUT).await {
             Ok(client) => client,

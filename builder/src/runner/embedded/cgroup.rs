@@ -114,11 +114,19 @@ impl Group {
         let why = if refusals.is_empty() { "no control groups are mounted".to_owned() } else { refusals.join("; ") };
         let mut warnings = Vec::new();
         if let Some(cpus) = cpus {
-            warnings.extend(group.limit_cpus(cpus).err().map(|error| format!("the CPU limit of {cpus} has no effect: {}", error.unwrap_or(why.clone()))));
+            warnings.extend(
+                group
+                    .limit_cpus(cpus)
+                    .err()
+                    .map(|error| format!("the CPU limit of {cpus} has no effect: {}", error.unwrap_or(why.clone()))),
+            );
         }
         if let Some(memory) = memory {
             warnings.extend(
-                group.limit_memory(memory).err().map(|error| format!("the memory limit of {memory} bytes has no effect: {}", error.unwrap_or(why))),
+                group
+                    .limit_memory(memory)
+                    .err()
+                    .map(|error| format!("the memory limit of {memory} bytes has no effect: {}", error.unwrap_or(why))),
             );
         }
         (group, warnings)
@@ -177,13 +185,19 @@ impl Group {
     pub fn mount_sources(&self) -> Vec<(PathBuf, PathBuf)> {
         let mut sources = Vec::new();
         for hierarchy in &self.current {
-            let own = self.folders.iter().find(|folder| folder.hierarchy == *hierarchy).map_or(&hierarchy.own, |folder| &folder.path);
+            let own =
+                self.folders.iter().find(|folder| folder.hierarchy == *hierarchy).map_or(&hierarchy.own, |folder| &folder.path);
             let root = Path::new("/sys/fs/cgroup");
             match hierarchy.version {
                 Version::Two if self.current.len() > 1 => sources.push((own.clone(), root.join("unified"))),
                 Version::Two => sources.push((own.clone(), root.to_owned())),
                 Version::One { .. } => {
-                    sources.extend(["cpu", "memory"].into_iter().filter(|name| hierarchy.has(name)).map(|name| (own.clone(), root.join(name))));
+                    sources.extend(
+                        ["cpu", "memory"]
+                            .into_iter()
+                            .filter(|name| hierarchy.has(name))
+                            .map(|name| (own.clone(), root.join(name))),
+                    );
                 }
             }
         }
@@ -256,7 +270,8 @@ fn make_folder(hierarchy: &Hierarchy) -> Result<PathBuf, String> {
 
 /// Makes sure that a new folder of version 2 can limit CPU time and memory.
 fn enable_controllers(place: &Path, folder: &Path) -> Result<(), String> {
-    let missing = || ["cpu", "memory"].into_iter().filter(|name| !lists(&folder.join("cgroup.controllers"), name)).collect::<Vec<_>>();
+    let missing =
+        || ["cpu", "memory"].into_iter().filter(|name| !lists(&folder.join("cgroup.controllers"), name)).collect::<Vec<_>>();
     for name in missing() {
         write(&place.join("cgroup.subtree_control"), &format!("+{name}"))?;
     }
@@ -291,7 +306,11 @@ fn lists(file: &Path, word: &str) -> bool {
 
 fn write(path: &Path, text: &str) -> Result<(), String> {
     // Never creates: a control file that is not there is a controller that is not there.
-    fs::File::options().write(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes())).map_err(|error| refused("write", path, &error))
+    fs::File::options()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
+        .map_err(|error| refused("write", path, &error))
 }
 
 fn refused(what: &str, path: &Path, error: &io::Error) -> String {
@@ -334,7 +353,10 @@ mod tests {
 
     #[test]
     fn the_container_sees_its_group_where_servers_look() {
-        let sources = |mounts| Group { folders: Vec::new(), current: hierarchies(mounts, "0::/a\n1:cpu,cpuacct:/b\n4:memory:/docker/abc\n") }.mount_sources();
+        let sources = |mounts| {
+            Group { folders: Vec::new(), current: hierarchies(mounts, "0::/a\n1:cpu,cpuacct:/b\n4:memory:/docker/abc\n") }
+                .mount_sources()
+        };
         let paths = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (PathBuf::from(a), PathBuf::from(b))).collect::<Vec<_>>();
         assert_eq!(sources(UNIFIED), paths(&[("/sys/fs/cgroup/a", "/sys/fs/cgroup")]));
         assert_eq!(

@@ -36,7 +36,12 @@ const MACHINE: [&str; 2] = ["/sys/devices/system/cpu", "/sys/devices/system/node
 
 /// Makes `root` this process's root and mounts what belongs into it. `groups` are folders of control groups with the place where
 /// the container shall see each. Returns what could only be done in a lesser way.
-pub(super) fn take_on(root: &Path, writable: bool, tmp_bytes: u64, groups: &[(PathBuf, PathBuf)]) -> Result<Vec<String>, Failure> {
+pub(super) fn take_on(
+    root: &Path,
+    writable: bool,
+    tmp_bytes: u64,
+    groups: &[(PathBuf, PathBuf)],
+) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
     let old = enter(root)?;
     // From here on absolute paths are the container's, whose links cannot lead out of it, and relative ones are the machine's.
@@ -69,7 +74,8 @@ fn enter(root: &Path) -> Result<OldRoot, Failure> {
         let what = format!("{what} {}", root.display());
         move |error: Errno| Failure::refused(what, error)
     };
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(step("keep mounts private for"))?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(step("keep mounts private for"))?;
     rustix::mount::mount_bind_recursive(root, root).map_err(step("mount the image's file system"))?;
     let open = |path: &Path| rustix::fs::open(path, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let folder = open(Path::new("/")).map_err(step("keep the old root beside"))?;
@@ -151,7 +157,8 @@ fn mount_sys(groups: &[(PathBuf, PathBuf)]) -> Result<(), Failure> {
 fn mount_memory(target: &str, flags: MountFlags, options: &str) -> Result<(), Failure> {
     make_folder(target)?;
     let options = CString::new(options).expect("options are written here and hold no NUL");
-    rustix::mount::mount("tmpfs", target, "tmpfs", flags, options.as_c_str()).map_err(|error| Failure::refused(format!("mount {target}"), error))
+    rustix::mount::mount("tmpfs", target, "tmpfs", flags, options.as_c_str())
+        .map_err(|error| Failure::refused(format!("mount {target}"), error))
 }
 
 fn make_folder(path: impl AsRef<Path>) -> Result<(), Failure> {
@@ -159,7 +166,9 @@ fn make_folder(path: impl AsRef<Path>) -> Result<(), Failure> {
     if path.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(path).map_err(|error: io::Error| Failure::refused(format!("create the folder {} in the image's file system", path.display()), error))
+    fs::create_dir_all(path).map_err(|error: io::Error| {
+        Failure::refused(format!("create the folder {} in the image's file system", path.display()), error)
+    })
 }
 
 /// Makes a part read-only where it exists.

@@ -1,18 +1,18 @@
 //! The helper process: makes the namespaces and the control group, starts the container's first process and waits for it.
 
-use std::io::{self, BufReader};
+use std::io::{self, Read as _};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, waitid, waitpid};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use super::cgroup::Group;
 use super::init;
-use super::protocol::{self, Ended, Event, Failure, Job, Order};
+use super::protocol::{self, Ended, Event, Failure, Incoming, Job, Order};
 use crate::runner::user::Identity;
 use crate::runner::{ExitStatus, MemoryMeasure, PeakMemory, RunnerError};
 
@@ -25,82 +25,129 @@ use crate::runner::{ExitStatus, MemoryMeasure, PeakMemory, RunnerError};
 pub fn helper_main() -> Result<(), RunnerError> {
     let failed = |source| RunnerError::Helper { program: super::HELPER_SUBCOMMAND.to_owned(), source };
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
-    let mut orders = BufReader::new(control.try_clone().map_err(failed)?);
-    let Some(job) = protocol::receive::<Job>(&mut orders).map_err(failed)? else { return Ok(()) };
-    if let Err(failure) = serve(&job, &control, orders) {
-        // Nobody is left to tell where this fails.
-        let _ = protocol::send(&control, &Event::Failed(failure));
+    let mut orders = Incoming::new(control.try_clone().map_err(failed)?);
+    let Some(job) = orders.receive::<Job>().map_err(failed)? else { return Ok(()) };
+    let (mut group, warnings) = Group::make(job.cpus, job.memory);
+    for warning in warnings {
+        tell(&control, &Event::Warning(warning));
+    }
+    match start(&job, &control, &mut group) {
+        Ok(first) => supervise(first, &control, orders, group),
+        Err(failure) => {
+            group.remove();
+            tell(&control, &Event::Failed(failure));
+        }
     }
     Ok(())
 }
 
-fn serve(job: &Job, control: &UnixStream, orders: BufReader<UnixStream>) -> Result<(), Failure> {
+/// Starts the container's first process, which waits until [`supervise`] lets it go on.
+fn start(job: &Job, control: &UnixStream, group: &mut Group) -> Result<First, Failure> {
     close_at_execution().map_err(|error| Failure::refused("close foreign files", error))?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(|error| Failure::refused("open /dev/null", error))?;
     let streams = |error| Failure::refused("replace the standard streams", error);
     rustix::stdio::dup2_stdin(&null).map_err(streams)?;
-
-    let (mut group, warnings) = Group::make(job.cpus, job.memory);
-    let result = (|| {
-        for warning in warnings {
-            tell(control, &Event::Warning(warning));
-        }
-        let privilege = enter_namespaces(&job.identity)?;
-        if let Privilege::Mapped { uid, gid } = privilege {
-            tell(control, &Event::Warning(mapping_note(&job.identity, uid, gid)));
-        }
-        let (ours, theirs) = UnixStream::pair().map_err(|error| Failure::refused("make a socket", error))?;
-        let sources = group.mount_sources();
-        let first = fork().map_err(|error| Failure::refused("start the container's first process", error))?;
-        let Some(pid) = first else {
-            drop(ours);
-            init::run(job, privilege, &sources, &theirs);
-        };
-        drop(theirs);
-        rustix::stdio::dup2_stdout(&null).map_err(streams)?;
-        rustix::stdio::dup2_stderr(&null).map_err(streams)?;
-        tell(control, &Event::Process(pid.as_raw_nonzero().get().cast_unsigned()));
-        for warning in group.take_in(pid) {
-            tell(control, &Event::Warning(warning));
-        }
-        if let Some(path) = group.peak_file() {
-            tell(control, &Event::PeakFile(path));
-        }
-        supervise(pid, control, orders, &ours, &mut group);
-        Ok(())
-    })();
-    group.remove();
-    result
+    let privilege = enter_namespaces(&job.identity)?;
+    if let Privilege::Mapped { uid, gid } = privilege {
+        tell(control, &Event::Warning(mapping_note(&job.identity, uid, gid)));
+    }
+    let sockets = |error| Failure::refused("make a socket", error);
+    let (reports, theirs) = UnixStream::pair().map_err(sockets)?;
+    let (deaths, tell_death) = UnixStream::pair().map_err(sockets)?;
+    signal_hook::low_level::pipe::register(libc::SIGCHLD, tell_death)
+        .map_err(|error| Failure::refused("watch for the end of children", error))?;
+    let sources = group.mount_sources();
+    let Some(pid) = fork().map_err(|error| Failure::refused("start the container's first process", error))? else {
+        drop(reports);
+        init::run(job, privilege, &sources, &theirs);
+    };
+    rustix::stdio::dup2_stdout(&null).map_err(streams)?;
+    rustix::stdio::dup2_stderr(&null).map_err(streams)?;
+    tell(control, &Event::Process(pid.as_raw_nonzero().get().cast_unsigned()));
+    for warning in group.take_in(pid) {
+        tell(control, &Event::Warning(warning));
+    }
+    if let Some(path) = group.peak_file() {
+        tell(control, &Event::PeakFile(path));
+    }
+    Ok(First { pid, reports, deaths })
 }
 
 /// Lets the first process go on, passes its reports and the runner's orders on, and returns when it is gone.
-fn supervise(pid: Pid, control: &UnixStream, orders: BufReader<UnixStream>, first: &UnixStream, group: &mut Group) {
-    let alive = Arc::new(Mutex::new(Some(pid)));
-    let orders = {
-        let alive = Arc::clone(&alive);
-        thread::spawn(move || obey(orders, &alive))
-    };
-    // The group is joined: nothing that the container does goes uncounted.
-    let _ = protocol::send(first, &());
-    let mut reports = BufReader::new(first);
+///
+/// One thread does it all: the kernel makes no threads for a process whose children live in another process namespace.
+fn supervise(first: First, control: &UnixStream, mut orders: Incoming, mut group: Group) {
+    let First { pid, reports, deaths } = first;
+    // Limits apply from here on: nothing that the container does goes uncounted.
+    let _ = protocol::send(&reports, &());
+    let mut reports = Some(Incoming::new(reports));
+    let mut orders_end = false;
     let mut created = false;
-    loop {
-        match protocol::receive::<Event>(&mut reports) {
-            Ok(Some(event)) => {
+    while !has_ended(pid) {
+        let mut sources = vec![PollFd::new(&deaths, PollFlags::IN)];
+        sources.extend(reports.iter().map(|reports| PollFd::new(reports, PollFlags::IN)));
+        sources.extend((!orders_end).then(|| PollFd::new(&orders, PollFlags::IN)));
+        let ready: Vec<bool> = match poll(&mut sources, None) {
+            Ok(_) => sources.iter().map(|source| !source.revents().is_empty()).collect(),
+            Err(_) => continue,
+        };
+        // The orders are polled last, where they are.
+        let orders_ready = !orders_end && ready.last() == Some(&true);
+        if ready[0] {
+            // Only says that it is time to look; a full pipe says as much as one byte.
+            let _ = (&deaths).read(&mut [0; 16]);
+        }
+        if let Some(incoming) = reports.as_mut().filter(|_| ready[1]) {
+            let more = incoming.fill().unwrap_or(false);
+            while let Ok(Some(event)) = incoming.take() {
                 created = matches!(event, Event::Created);
                 tell(control, &event);
             }
-            // The socket closes when the program is executed; without `Created` just before, the process was killed or failed.
-            _ => break,
+            if !more {
+                // The program is being executed; without `Created` just before, the process failed or was killed.
+                reports = None;
+                if created {
+                    tell(control, &Event::Started);
+                }
+            }
+        }
+        if orders_ready {
+            orders_end = !obey(&mut orders, pid);
         }
     }
-    if created {
-        tell(control, &Event::Started);
+    if let Some(mut reports) = reports {
+        while let Ok(Some(event)) = reports.receive::<Event>() {
+            created = matches!(event, Event::Created);
+            tell(control, &event);
+        }
+        if created {
+            tell(control, &Event::Started);
+        }
     }
-    // Wait without reaping, so that the number stays this process's until nobody can send it a signal any more.
-    while matches!(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT), Err(rustix::io::Errno::INTR)) {}
-    alive.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let end = gather(pid, &group);
+    // Removed before the end is told: who hears of it finds nothing left.
+    group.remove();
+    tell(control, &Event::Ended(end));
+}
+
+/// The container's first process, not yet let go on.
+struct First {
+    pid: Pid,
+    /// Over which it reports.
+    reports: UnixStream,
+    /// Readable when a child has died.
+    deaths: UnixStream,
+}
+
+/// Whether the process has ended. It is not reaped, so that its number stays its own as long as signals may be sent to it.
+fn has_ended(pid: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    !matches!(waitid(WaitId::Pid(pid), options), Ok(None) | Err(Errno::INTR))
+}
+
+/// Reaps the process and gathers what is known of it.
+fn gather(pid: Pid, group: &Group) -> Ended {
     let status = waitpid(Some(pid), WaitOptions::empty()).ok().flatten().map(|(_, status)| status);
     let status = ExitStatus {
         code: status.and_then(|status| status.exit_status()),
@@ -111,31 +158,21 @@ fn supervise(pid: Pid, control: &UnixStream, orders: BufReader<UnixStream>, firs
         .peak()
         .map(|bytes| PeakMemory { bytes, measure: MemoryMeasure::ControlGroup })
         .or_else(|| Some(PeakMemory { bytes: children_resident_peak()?, measure: MemoryMeasure::ResidentSet }));
-    // Removed before the end is told: who hears of it finds nothing left.
-    group.remove();
-    tell(control, &Event::Ended(Ended { status, peak }));
-    // The thread sits in a read and ends with the process.
-    drop(orders);
+    Ended { status, peak }
 }
 
-/// Carries out the runner's orders; when the runner is gone, the container goes too.
-fn obey(mut orders: BufReader<UnixStream>, alive: &Mutex<Option<Pid>>) {
-    loop {
-        let order = protocol::receive::<Order>(&mut orders);
-        let Some(pid) = *alive.lock().unwrap_or_else(PoisonError::into_inner) else { return };
-        // A signal can only fail to reach a process that is already ending.
-        match order {
-            Ok(Some(Order::Signal(number))) => {
-                if let Some(signal) = Signal::from_named_raw(number) {
-                    let _ = kill_process(pid, signal);
-                }
-            }
-            _ => {
-                let _ = kill_process(pid, Signal::KILL);
-                return;
-            }
-        }
+/// Carries out the runner's orders; when the runner is gone, the container goes too. False when no more will come.
+fn obey(orders: &mut Incoming, pid: Pid) -> bool {
+    // A signal can only fail to reach a process that is already ending.
+    let kill = |signal| kill_process(pid, signal).unwrap_or_default();
+    let more = orders.fill().unwrap_or(false);
+    while let Ok(Some(Order::Signal(number))) = orders.take() {
+        Signal::from_named_raw(number).map(kill);
     }
+    if !more {
+        kill(Signal::KILL);
+    }
+    more
 }
 
 /// The runner may be gone already; the container's life does not depend on what it hears.
@@ -190,7 +227,10 @@ fn is_mapped(map: &str, id: u32) -> bool {
 }
 
 fn mapping_note(identity: &Identity, uid: u32, gid: u32) -> String {
-    format!("started without privileges: the container's user {}:{} is {uid}:{gid} outside, no other is mapped", identity.uid, identity.gid)
+    format!(
+        "started without privileges: the container's user {}:{} is {uid}:{gid} outside, no other is mapped",
+        identity.uid, identity.gid
+    )
 }
 
 /// Marks every file above the standard streams, whoever opened it, to be closed when a program is executed.

@@ -21,7 +21,7 @@ mod helper;
 mod init;
 mod protocol;
 
-use std::io::{self, BufReader};
+use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -40,10 +40,10 @@ use super::log::{Log, LogLine, Stream};
 use super::state::State;
 use super::user::Identity;
 use super::{
-    ContainerImage, ContainerSpec, ExitStatus, MemoryMeasure, PeakMemory, RootAccess, Runner, RunnerError, RunningContainer, Signal,
-    TMP_BYTES, Timings, port,
+    ContainerImage, ContainerSpec, ExitStatus, MemoryMeasure, PeakMemory, RootAccess, Runner, RunnerError, RunningContainer,
+    Signal, TMP_BYTES, Timings, port,
 };
-use protocol::{Ended, Event, Failure, Job, Order};
+use protocol::{Ended, Event, Incoming, Job, Order};
 
 /// The hidden subcommand under which the command calls [`helper_main`].
 pub const HELPER_SUBCOMMAND: &str = "__container";
@@ -173,10 +173,10 @@ fn keep(
     log: &Log,
     ended: &State<Result<Ended, String>>,
 ) {
-    let mut reader = BufReader::new(from_helper);
+    let mut reader = Incoming::new(from_helper);
     let mut last = None;
     let trouble = loop {
-        match protocol::receive(&mut reader) {
+        match reader.receive() {
             Ok(Some(Event::Ended(end))) => last = Some(end),
             // Nobody listens any more once the container has started.
             Ok(Some(event)) => drop(events.send((Instant::now(), event))),
@@ -309,6 +309,7 @@ impl Drop for EmbeddedContainer {
 /// The largest resident set of a process so far.
 pub(super) fn resident_peak(pid: u32) -> Option<PeakMemory> {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
-    let kibibytes: u64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let kibibytes: u64 =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(PeakMemory { bytes: kibibytes << 10, measure: MemoryMeasure::ResidentSet })
 }

@@ -1,6 +1,8 @@
 //! What the runner and its helper process say to each other: one JSON value a line over a socket.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Read as _, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
@@ -11,7 +13,7 @@ use crate::runner::user::Identity;
 use crate::runner::{ExitStatus, PeakMemory, RunnerError};
 
 /// Longer lines are refused.
-const LINE_BYTES: u64 = 8 << 20;
+const LINE_BYTES: usize = 8 << 20;
 
 /// The runner's first line: what to start.
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,12 +100,57 @@ pub(super) fn send(mut to: impl Write, value: &impl Serialize) -> io::Result<()>
     to.write_all(&line)
 }
 
-/// Reads one line; `None` at the end of the stream.
-pub(super) fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
-    let mut line = Vec::new();
-    io::Read::take(&mut *from, LINE_BYTES).read_until(b'\n', &mut line)?;
-    if !line.ends_with(b"\n") {
-        return if line.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+/// Values that come over a socket.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    stream: UnixStream,
+    pending: Vec<u8>,
+}
+
+impl Incoming {
+    pub fn new(stream: UnixStream) -> Self {
+        Self { stream, pending: Vec::new() }
     }
-    Ok(Some(serde_json::from_slice(&line)?))
+
+    /// Waits for the next value; `None` at the end of the stream.
+    pub fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        loop {
+            if let Some(value) = self.take()? {
+                return Ok(Some(value));
+            }
+            if !self.fill()? {
+                return if self.pending.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+        }
+    }
+
+    /// The next value if it has come.
+    pub fn take<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+        let value = serde_json::from_slice(&self.pending[..end])?;
+        self.pending.drain(..=end);
+        Ok(Some(value))
+    }
+
+    /// Waits for some bytes; false at the end of the stream.
+    pub fn fill(&mut self) -> io::Result<bool> {
+        if self.pending.len() > LINE_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut buffer = [0; 4096];
+        let count = loop {
+            match self.stream.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        self.pending.extend_from_slice(&buffer[..count]);
+        Ok(count > 0)
+    }
+}
+
+impl AsFd for Incoming {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }

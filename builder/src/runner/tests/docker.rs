@@ -27,8 +27,22 @@ impl Daemon {
         let daemon = Self { state, endpoint: address.parse().expect("the tool prints an address") };
         let rootfs = Rootfs::new();
         let archive = daemon.state.path().join("image.tar");
-        assert!(Command::new("tar").arg("-C").arg(rootfs.path()).arg("-cf").args([archive.as_path(), ".".as_ref()]).status().expect("tar").success());
-        let changes = [r#"ENTRYPOINT ["/app/server"]"#.to_owned(), format!("USER {}:{}", USER.0, USER.1), "WORKDIR /app".into(), "EXPOSE 8080".into()];
+        assert!(
+            Command::new("tar")
+                .arg("-C")
+                .arg(rootfs.path())
+                .arg("-cf")
+                .args([archive.as_path(), ".".as_ref()])
+                .status()
+                .expect("tar")
+                .success()
+        );
+        let changes = [
+            r#"ENTRYPOINT ["/app/server"]"#.to_owned(),
+            format!("USER {}:{}", USER.0, USER.1),
+            "WORKDIR /app".into(),
+            "EXPOSE 8080".into(),
+        ];
         let mut import = daemon.client();
         import.arg("import").args(changes.iter().flat_map(|change| ["--change", change])).arg(archive).arg(IMAGE);
         assert!(import.output().expect("docker").status.success());
@@ -48,7 +62,11 @@ impl Daemon {
     }
 
     fn containers(&self) -> String {
-        let output = self.client().args(["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Label \"org.imgbuild.started-by\"}}"]).output().expect("docker");
+        let output = self
+            .client()
+            .args(["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Label \"org.imgbuild.started-by\"}}"])
+            .output()
+            .expect("docker");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
@@ -80,7 +98,10 @@ fn containers_of_an_engine_with_a_bridge_are_published_on_the_loopback() {
     assert!(container.address().ip().is_loopback() && container.address().port() != 8080);
     assert_eq!(ask(container.as_ref(), "env?IMGSERVE_PORT"), "");
     // The container has a network of its own, with nothing of this machine's in it.
-    assert_ne!(ask(container.as_ref(), "link?/proc/self/ns/net"), fs::read_link("/proc/self/ns/net").expect("mounted").to_string_lossy());
+    assert_ne!(
+        ask(container.as_ref(), "link?/proc/self/ns/net"),
+        fs::read_link("/proc/self/ns/net").expect("mounted").to_string_lossy()
+    );
     let pid = container.pid().expect("on this machine");
     assert!(fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("runs").starts_with("/app/server"));
     // Docker's own view agrees with ours.

@@ -36,7 +36,8 @@ impl Ordinary {
     /// `None`, and why on stderr, where this machine has no way to start containers without privileges.
     #[expect(clippy::print_stderr, reason = "says why a test checks nothing")]
     fn new() -> Option<Self> {
-        let folder = tempfile::Builder::new().prefix("helper-").permissions(fs::Permissions::from_mode(0o755)).tempdir().expect("scratch");
+        let folder =
+            tempfile::Builder::new().prefix("helper-").permissions(fs::Permissions::from_mode(0o755)).tempdir().expect("scratch");
         let program = folder.path().join("helper");
         fs::copy(helper(), &program).expect("scratch");
         let mut words = command_as_caller();
@@ -54,7 +55,13 @@ impl Ordinary {
 /// Words before a command that make an ordinary user execute it.
 fn command_as_caller() -> Vec<String> {
     if is_root() {
-        vec!["setpriv".into(), format!("--reuid={CALLER}"), format!("--regid={CALLER}"), "--clear-groups".into(), "--inh-caps=-all".into()]
+        vec![
+            "setpriv".into(),
+            format!("--reuid={CALLER}"),
+            format!("--regid={CALLER}"),
+            "--clear-groups".into(),
+            "--inh-caps=-all".into(),
+        ]
     } else {
         vec!["env".to_owned()]
     }
@@ -83,9 +90,14 @@ fn the_container_is_confined() {
         assert_eq!(ask(container, "env?HOME"), "/home/serve");
         assert!(ask(container, "identity").contains("host=imgbuild"));
         // Its own processes, and only the devices, files and parts of /sys that it may know of.
-        let processes = ask(container, "list?/proc").split_whitespace().filter(|name| name.parse::<u32>().is_ok()).map(str::to_owned).collect::<Vec<_>>();
+        let processes = ask(container, "list?/proc")
+            .split_whitespace()
+            .filter(|name| name.parse::<u32>().is_ok())
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
         assert_eq!(processes, ["1"]);
-        let names = |path: &str| ask(container, &format!("list?{path}")).split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
+        let names =
+            |path: &str| ask(container, &format!("list?{path}")).split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
         let set = |names: &str| names.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
         assert_eq!(names("/"), set("app dev etc proc sys tmp"));
         assert_eq!(names("/dev"), set("fd full null random shm stderr stdin stdout tty urandom zero"));
@@ -95,7 +107,9 @@ fn the_container_is_confined() {
         assert!(status_mounts(container, "/").contains("nosuid") && status_mounts(container, "/").contains("nodev"));
         assert_ne!(ask(container, "mkdir?/sys/fs/cgroup/memory/x"), "ok");
         // Nothing of the machine's own root is left among the mounts.
-        assert!(!ask(container, "file?/proc/self/mountinfo").lines().any(|line| line.contains("/home") || line.contains(" /etc ")));
+        assert!(
+            !ask(container, "file?/proc/self/mountinfo").lines().any(|line| line.contains("/home") || line.contains(" /etc "))
+        );
         assert_eq!(ask(container, "file?/proc/self/cgroup").lines().filter(|line| line.contains("imgbuild-")).count(), 0);
     });
 }
@@ -147,15 +161,18 @@ fn limits_apply_or_a_warning_says_why_not() {
         let mut spec = rootfs.spec(&[]);
         (spec.cpus, spec.memory) = (Some(0.25), Some(64 << 20));
         let mut container = ready(runner, &spec);
-        let warned = |word| container.warnings().iter().any(|warning| warning.contains(word) && warning.contains("has no effect"));
+        let warned =
+            |word| container.warnings().iter().any(|warning| warning.contains(word) && warning.contains("has no effect"));
         let (cpus, memory) = (!warned("CPU limit"), !warned("memory limit"));
         if is_root() && runner.name() == "embedded" && format!("{runner:?}").contains("setpriv") {
             assert!(!cpus && !memory, "an ordinary user has no control group here: {:?}", container.warnings());
         }
         if cpus {
-            let (begun, used): (_, u64) = (Instant::now(), ask(container.as_ref(), "spin?1000").trim().parse().expect("milliseconds"));
+            let (begun, used): (_, u64) =
+                (Instant::now(), ask(container.as_ref(), "spin?1000").trim().parse().expect("milliseconds"));
             assert!(begun.elapsed() >= Duration::from_secs(1) && used < 500, "used {used} ms of a second");
-            let seen = ["cpu/cpu.cfs_quota_us", "cpu.max"].map(|file| ask(container.as_ref(), &format!("file?/sys/fs/cgroup/{file}")));
+            let seen =
+                ["cpu/cpu.cfs_quota_us", "cpu.max"].map(|file| ask(container.as_ref(), &format!("file?/sys/fs/cgroup/{file}")));
             assert!(seen.iter().any(|text| text.starts_with("25000")), "{seen:?}");
         }
         if memory {
@@ -212,19 +229,23 @@ impl Traces {
     fn of(rootfs: &Rootfs, mark: &str) -> Self {
         let mut traces = Self::default();
         for entry in fs::read_dir("/proc").expect("mounted").flatten() {
-            let Some(pid) = entry.file_name().to_str().filter(|name| name.parse::<u32>().is_ok()).map(str::to_owned) else { continue };
+            let Some(pid) = entry.file_name().to_str().filter(|name| name.parse::<u32>().is_ok()).map(str::to_owned) else {
+                continue;
+            };
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let marked = command.windows(mark.len()).any(|window| window == mark.as_bytes());
-            let parent = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let fields: Vec<&str> = parent.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-            let own_zombie = fields.first() == Some(&"Z") && fields.get(1) == Some(&std::process::id().to_string().as_str());
-            if marked || own_zombie {
+            if marked {
                 traces.processes.insert(format!("{pid} {}", String::from_utf8_lossy(&command)));
             }
         }
         let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            for entry in fs::read_dir(folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            {
                 if entry.file_name().to_string_lossy().starts_with("imgbuild-") {
                     traces.groups.insert(entry.path());
                 }
@@ -244,7 +265,9 @@ impl Traces {
             let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
             Path::new("/proc").join(name.trim_start_matches("imgbuild-")).exists()
         };
-        now.processes.is_empty() && now.mounts.is_empty() && now.groups.iter().filter(|group| !alive(group) && !before.groups.contains(*group)).count() == 0
+        now.processes.is_empty()
+            && now.mounts.is_empty()
+            && now.groups.iter().filter(|group| !alive(group) && !before.groups.contains(*group)).count() == 0
     }
 }
 
@@ -258,16 +281,27 @@ fn with_child(runner: &Embedded, rootfs: &Rootfs) -> (Box<dyn RunningContainer>,
     (container, mark)
 }
 
+/// The process number of a container's helper: its parent.
+fn helper_of(container: &dyn RunningContainer) -> String {
+    let pid = container.pid().expect("on this machine");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("runs");
+    stat.rsplit(") ").next().and_then(|fields| fields.split(' ').nth(1)).expect("a parent").to_owned()
+}
+
 #[test]
 fn nothing_is_left_after_the_drop_nor_after_the_end() {
     as_every_user(|runner| {
         let rootfs = Rootfs::new();
         let before = Traces::of(&rootfs, "mark-");
         let (container, mark) = with_child(runner, &rootfs);
+        let helper = helper_of(container.as_ref());
         drop(container);
+        assert!(!Path::new("/proc").join(helper).exists(), "the helper is reaped");
         assert!(Traces::are_gone(&rootfs, &mark, &before), "at once: {:?}", Traces::of(&rootfs, &mark));
         let (mut container, mark) = with_child(runner, &rootfs);
+        let helper = helper_of(container.as_ref());
         container.stop(PATIENCE).expect("stops");
+        assert!(!Path::new("/proc").join(helper).exists(), "the helper is reaped");
         assert!(Traces::are_gone(&rootfs, &mark, &before), "at once: {:?}", Traces::of(&rootfs, &mark));
     });
 }
@@ -277,9 +311,7 @@ fn a_killed_helper_takes_the_container_with_it() {
     as_every_user(|runner| {
         let rootfs = Rootfs::new();
         let (mut container, mark) = with_child(runner, &rootfs);
-        let pid = container.pid().expect("on this machine");
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("runs");
-        let helper = stat.rsplit(") ").next().and_then(|fields| fields.split(' ').nth(1)).expect("a parent").to_owned();
+        let helper = helper_of(container.as_ref());
         assert!(Command::new("kill").args(["-KILL", &helper]).status().expect("kill").success());
         assert!(matches!(container.wait(PATIENCE), Err(RunnerError::HelperLost { .. })));
         eventually("the processes are gone", || Traces::of(&rootfs, &mark).processes.is_empty());
@@ -337,7 +369,9 @@ fn programs_that_cannot_start_are_named() {
         assert_eq!(error.to_string(), "the image has no program `missing` in its PATH, /app:/bin");
         fs::write(rootfs.path().join("app/data"), "no program").expect("scratch");
         let error = start(&["/app/data"], &unchanged);
-        assert!(matches!(&error, RunnerError::Program { program, source } if program == "/app/data" && source.raw_os_error() == Some(libc::EACCES)));
+        assert!(
+            matches!(&error, RunnerError::Program { program, source } if program == "/app/data" && source.raw_os_error() == Some(libc::EACCES))
+        );
         fs::set_permissions(rootfs.path().join("app/data"), fs::Permissions::from_mode(0o755)).expect("scratch");
         let error = start(&["/app/data"], &unchanged);
         assert!(error.hint().is_some_and(|hint| hint.contains("architecture")), "{error:?}");
@@ -377,7 +411,10 @@ fn links_in_the_image_cannot_lead_out_of_it() {
             symlink(outside.path(), rootfs.path().join(name)).expect("scratch");
         }
         let error = runner.start(&rootfs.spec(&[])).map(|_| ());
-        assert!(matches!(&error, Err(RunnerError::Refused { step, .. }) if step.contains("the image's file system")) || error.is_ok(), "{error:?}");
+        assert!(
+            matches!(&error, Err(RunnerError::Refused { step, .. }) if step.contains("the image's file system")) || error.is_ok(),
+            "{error:?}"
+        );
         let names: Vec<_> = fs::read_dir(outside.path()).expect("still there").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(names, ["secret"]);
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounted");
@@ -425,7 +462,11 @@ fn a_masked_proc_is_seen_instead_of_a_new_one() {
     let arguments = ["--mount", "sh", "-c", &script].map(str::to_owned).to_vec();
     let rootfs = Rootfs::new();
     let container = ready(&Embedded::with_helper("unshare".into(), arguments), &rootfs.spec(&[]));
-    assert!(container.warnings().iter().any(|warning| warning.contains("sees the /proc of this machine")), "{:?}", container.warnings());
+    assert!(
+        container.warnings().iter().any(|warning| warning.contains("sees the /proc of this machine")),
+        "{:?}",
+        container.warnings()
+    );
     assert_eq!(status_field(container.as_ref(), "CapEff"), "0000000000000000");
 }
 

@@ -63,7 +63,8 @@ struct Rootfs(tempfile::TempDir);
 impl Rootfs {
     fn new() -> Self {
         use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::Builder::new().prefix("rootfs-").permissions(fs::Permissions::from_mode(0o777)).tempdir().expect("scratch");
+        let folder =
+            tempfile::Builder::new().prefix("rootfs-").permissions(fs::Permissions::from_mode(0o777)).tempdir().expect("scratch");
         for name in ["app", "etc"] {
             fs::create_dir(folder.path().join(name)).expect("scratch");
         }
@@ -88,7 +89,8 @@ impl Rootfs {
 fn ask(container: &dyn RunningContainer, what: &str) -> String {
     let mut stream = TcpStream::connect(container.address()).expect("listening");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    write!(stream, "GET /{what} HTTP/1.1\r\n\r\n").expect("a socket");
+    // In one piece: the server reads once.
+    stream.write_all(format!("GET /{what} HTTP/1.1\r\n\r\n").as_bytes()).expect("a socket");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_else(|| panic!("{what}: {answer:?}"))
@@ -97,7 +99,7 @@ fn ask(container: &dyn RunningContainer, what: &str) -> String {
 /// Asks for something that ends the server before it answers.
 fn ask_the_last(container: &dyn RunningContainer, what: &str) {
     let mut stream = TcpStream::connect(container.address()).expect("listening");
-    write!(stream, "GET /{what} HTTP/1.1\r\n\r\n").expect("a socket");
+    stream.write_all(format!("GET /{what} HTTP/1.1\r\n\r\n").as_bytes()).expect("a socket");
     let _ = stream.read(&mut [0; 16]);
 }
 
@@ -158,7 +160,8 @@ fn check_confinement(container: &dyn RunningContainer) {
 /// The options of a mount as the container sees it.
 fn status_mounts(container: &dyn RunningContainer, place: &str) -> String {
     let text = ask(container, "file?/proc/self/mountinfo");
-    let found = text.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|fields| fields.get(4) == Some(&place)).next_back();
+    let found =
+        text.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|fields| fields.get(4) == Some(&place)).next_back();
     found.unwrap_or_else(|| panic!("{place} in {text}"))[5].to_owned()
 }
 
@@ -174,9 +177,8 @@ fn check_life(runner: &dyn Runner, spec: impl Fn(&[&str]) -> ContainerSpec) {
     let status = container.stop(PATIENCE).expect("stops");
     assert_eq!((status.code, status.ending_signal(), status.out_of_memory), (Some(0), None, false));
     let lines: Vec<LogLine> = container.lines().into_iter().collect();
-    let mut by_stream = [Stream::Stdout, Stream::Stderr].map(|stream| {
-        lines.iter().filter(|line| line.stream == stream).map(|line| line.text.clone()).collect::<Vec<_>>()
-    });
+    let mut by_stream = [Stream::Stdout, Stream::Stderr]
+        .map(|stream| lines.iter().filter(|line| line.stream == stream).map(|line| line.text.clone()).collect::<Vec<_>>());
     by_stream[1].retain(|line| line != "client went away");
     assert_eq!(by_stream, [vec!["hello".to_owned()], vec!["phase exec".into(), "phase ready".into(), "drained".into()]]);
     assert!(lines.iter().all(|line| line.at > timings.asked && line.at <= Instant::now()));
