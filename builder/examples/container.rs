@@ -55,6 +55,8 @@ fn run() -> Result<String, RunnerError> {
     spec.environment = environment;
     let mut container = Embedded::new()?.start(&spec)?;
     println!("{} {}", container.address(), container.pid().unwrap_or_default());
+    let timings = container.timings();
+    println!("created after {:?}, started {:?} later", timings.created - timings.asked, timings.started - timings.created);
     for line in container.lines() {
         println!("{}", line.text);
     }

@@ -48,7 +48,8 @@ pub enum Network {
 
 /// Starts containers by an engine.
 ///
-/// Its calls block; they must not be made from inside an asynchronous runtime.
+/// Its calls block; they must not be made from inside an asynchronous runtime. A container belongs to the engine: one whose starter
+/// was killed goes on, and is found by its [`LABEL`].
 #[derive(Debug, Clone)]
 pub struct Docker {
     endpoint: Endpoint,
@@ -415,4 +416,26 @@ fn innermost(error: &EngineError) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::tests::config;
+
+    #[test]
+    fn a_port_on_another_machine_is_open_there_and_a_warning_says_so() {
+        let endpoint: Endpoint = "tcp://192.0.2.9:2375".parse().expect("valid");
+        let mut spec = ContainerSpec::named("x", config(&["/x"]));
+        spec.host_port = Some(81);
+        let place = Place::choose(&endpoint, Network::Published, &spec).expect("an address");
+        assert_eq!(place.address(spec.port), "192.0.2.9:81".parse().expect("valid"));
+        let body = container_body("x", &spec, &place);
+        let bindings = body.host_config.and_then(|host| host.port_bindings).expect("published");
+        let binding = PortBinding { host_ip: Some("0.0.0.0".into()), host_port: Some("81".into()) };
+        assert_eq!(bindings["8080/tcp"], Some(vec![binding]));
+        assert!(matches!(&place.warnings()[..], [warning] if warning.contains("192.0.2.9")));
+        let local = Place::choose(&"tcp://127.0.0.1:1".parse().expect("valid"), Network::Shared, &spec).expect("an address");
+        assert_eq!((local.listen(), local.warnings().len()), (IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+    }
 }

@@ -1,4 +1,5 @@
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
+use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::runner::docker::{Docker, Endpoint, LABEL, Network};
@@ -168,16 +169,48 @@ fn check_refusals_by(runner: &Docker) {
     assert!(source.to_string().contains("CPUs"), "{source}");
 }
 
+/// Listens at a port of the loopback and passes every connection on to a socket, as a forwarded engine does.
+fn forwarded(endpoint: &Endpoint) -> Endpoint {
+    let Endpoint::Unix(path) = endpoint.clone() else { panic!("a socket") };
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, engine) = (client.expect("a connection"), UnixStream::connect(&path).expect("the engine"));
+            let (mut from_client, mut to_engine) = (client.try_clone().expect("a socket"), engine.try_clone().expect("a socket"));
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from_client, &mut to_engine);
+                let _ = to_engine.shutdown(Shutdown::Write);
+            });
+            let (mut to_client, mut from_engine) = (client, engine);
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from_engine, &mut to_client);
+                let _ = to_client.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    Endpoint::Tcp(address)
+}
+
 #[test]
 fn containers_of_an_engine_without_a_bridge_share_the_machine_s_network() {
     let Some(daemon) = Daemon::start("none") else { return };
     let runner = daemon.runner();
     let mut container = ready(&runner, &spec(&[]));
-    let container = container.as_mut();
-    check_confinement(container);
-    assert_eq!(ask(container, "env?IMGSERVE_PORT"), container.address().port().to_string());
-    assert_eq!(ask(container, "env?IMGSERVE_HOST"), "127.0.0.1");
+    check_confinement(container.as_ref());
+    assert_eq!(ask(container.as_ref(), "env?IMGSERVE_PORT"), container.address().port().to_string());
+    assert_eq!(ask(container.as_ref(), "env?IMGSERVE_HOST"), "127.0.0.1");
     assert!(container.stop(PATIENCE).expect("stops").success());
+    drop(container);
+    // The same over TCP.
+    let far = Docker::at(forwarded(&daemon.endpoint)).expect("it answers");
+    let mut container = ready(&far, &spec(&[]));
+    assert_eq!((container.pid(), container.address().ip().is_loopback()), (None, true));
+    assert!(container.stop(PATIENCE).expect("stops").success());
+    let lines = container.last_lines();
+    assert_eq!(texts(&lines).last(), Some(&"drained"));
+    drop(container);
+    assert_eq!(daemon.containers(), "");
     // A server that takes no variable is expected where it always listens, and says why it is not.
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let mut fixed = spec(&[]);

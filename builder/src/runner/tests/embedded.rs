@@ -168,9 +168,8 @@ fn limits_apply_or_a_warning_says_why_not() {
             assert!(!cpus && !memory, "an ordinary user has no control group here: {:?}", container.warnings());
         }
         if cpus {
-            let (begun, used): (_, u64) =
-                (Instant::now(), ask(container.as_ref(), "spin?1000").trim().parse().expect("milliseconds"));
-            assert!(begun.elapsed() >= Duration::from_secs(1) && used < 500, "used {used} ms of a second");
+            let used: u64 = ask(container.as_ref(), "spin?1000").trim().parse().expect("milliseconds");
+            assert!(used < 500, "used {used} ms of a second");
             let seen =
                 ["cpu/cpu.cfs_quota_us", "cpu.max"].map(|file| ask(container.as_ref(), &format!("file?/sys/fs/cgroup/{file}")));
             assert!(seen.iter().any(|text| text.starts_with("25000")), "{seen:?}");
@@ -194,7 +193,7 @@ fn limits_apply_or_a_warning_says_why_not() {
 
 #[test]
 fn a_wished_port_is_used_and_a_taken_one_is_refused() {
-    let runner = if is_root() { own() } else { return as_every_user(|runner| check_port(runner)) };
+    let runner = if is_root() { own() } else { return as_every_user(check_port) };
     check_port(&runner);
 }
 

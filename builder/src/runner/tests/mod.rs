@@ -160,8 +160,7 @@ fn check_confinement(container: &dyn RunningContainer) {
 /// The options of a mount as the container sees it.
 fn status_mounts(container: &dyn RunningContainer, place: &str) -> String {
     let text = ask(container, "file?/proc/self/mountinfo");
-    let found =
-        text.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|fields| fields.get(4) == Some(&place)).next_back();
+    let found = text.lines().map(|line| line.split(' ').collect::<Vec<_>>()).rfind(|fields| fields.get(4) == Some(&place));
     found.unwrap_or_else(|| panic!("{place} in {text}"))[5].to_owned()
 }
 
