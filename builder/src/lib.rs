@@ -2,21 +2,30 @@
 //!
 //! The data goes one way: recipe → model → lock → runtime → tree → plan → layers → image → report.
 //! `docs/ARCHITECTURE.md` names each stage and what it gives the next one.
-//! Builds OCI images for inference.
 
+pub mod build;
+pub mod cli;
 pub mod digest;
 pub mod elf;
+pub mod exit_code;
+pub mod files;
 pub mod image;
 pub mod layer;
 pub mod link;
+pub mod lock;
 pub mod model;
+pub mod plan;
 pub mod platform;
 pub mod progress;
+pub mod recipe;
 pub mod reference;
 pub mod registry;
+pub mod report;
 pub mod runner;
+pub mod runtime;
 pub mod source;
 pub mod store;
 pub mod template;
 pub mod transport;
 pub mod tree;
+pub mod units;

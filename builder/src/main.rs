@@ -1,2 +1,5 @@
-//! The command.
-fn main() {}
+//! The command `imgbuild`; see `imgbuild::cli`.
+
+fn main() -> std::process::ExitCode {
+    imgbuild::cli::main()
+}

@@ -54,9 +54,6 @@ pub enum Command {
     Cache(CacheArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
-    /// Start a container in this process; for `run` itself
-    #[command(name = "__container", hide = true)]
-    Container(ContainerArgs),
 }
 
 /// What is to be built, as `build` and `lock` share it.
@@ -98,9 +95,9 @@ pub struct RegistryArgs {
     #[arg(long, value_name = "HOST[:PORT]")]
     pub insecure: Vec<String>,
 
-    /// Certificate authority of the registry, PEM (may be repeated)
+    /// Certificate authority of the registry, PEM
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub ca_file: Vec<PathBuf>,
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `imgbuild build`
@@ -116,7 +113,6 @@ pub struct RegistryArgs {
       builds imgbuild.toml from the store alone, with exactly the pinned inputs")]
 pub struct BuildArgs {
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
     pub recipe: RecipeArgs,
 
     /// Name the model is served under [default: the file's name without its ending]
@@ -168,7 +164,6 @@ pub struct BuildArgs {
     pub threads: Option<usize>,
 
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
     pub registry: RegistryArgs,
 }
 
@@ -179,7 +174,6 @@ pub struct BuildArgs {
   imgbuild lock --update     chooses every version anew, within the template's rules")]
 pub struct LockArgs {
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
     pub recipe: RecipeArgs,
 
     /// Choose every version anew
@@ -217,7 +211,6 @@ pub struct ImageArgs {
     pub platform: Option<Platform>,
 
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
     pub registry: RegistryArgs,
 }
 
@@ -228,7 +221,6 @@ pub struct ImageArgs {
   imgbuild inspect docker://localhost:5000/acme/magika:1 --json")]
 pub struct InspectArgs {
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
     pub image: ImageArgs,
 
     /// Read every blob and check digests, sizes and diff_ids
@@ -247,7 +239,6 @@ pub struct InspectArgs {
   imgbuild why docker://localhost:5000/acme/magika:1 libonnxruntime_providers_shared.so")]
 pub struct WhyArgs {
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
     pub image: ImageArgs,
 
     /// A library's file name, or a part of it
@@ -277,7 +268,6 @@ pub enum RunnerChoice {
   imgbuild run docker-daemon:magika:1")]
 pub struct RunArgs {
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
     pub image: ImageArgs,
 
     /// What starts it
@@ -338,7 +328,6 @@ pub struct PushArgs {
     pub json: bool,
 
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
     pub registry: RegistryArgs,
 }
 
@@ -359,7 +348,6 @@ pub struct LoginArgs {
     pub password_stdin: bool,
 
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
     pub options: RegistryArgs,
 }
 
@@ -408,12 +396,4 @@ pub enum CacheCommand {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
-}
-
-/// `imgbuild __container`
-#[derive(Debug, Args)]
-pub struct ContainerArgs {
-    /// Arguments of the runner.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub arguments: Vec<std::ffi::OsString>,
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::source::{Pin, SourceError};
-use crate::template::strict::{self, StrictTomlError};
+use crate::template::strict::{self, StrictError};
 
 /// The newest version of the lock file.
 pub const VERSION: u32 = 1;
@@ -85,7 +85,7 @@ pub enum LockError {
     },
     /// It is no lock.
     #[error("failed to understand the lock")]
-    Parse(#[from] StrictTomlError),
+    Parse(#[from] StrictError),
     /// It cannot be read or written.
     #[error("failed to {action} the lock `{path}`")]
     Io {
@@ -147,14 +147,14 @@ impl Lock {
     /// As [`Lock::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, LockError> {
         // The version is looked at before anything else, so that a newer file is refused as newer and not as misspelt.
-        let versions: toml::Table = strict::parse(text, path)?;
+        let versions: toml::Table = strict::parse(text, &path.display().to_string())?;
         for (what, known) in [("version", VERSION), ("format", crate::layer::FORMAT_VERSION)] {
             let found = versions.get(what).and_then(toml::Value::as_integer).and_then(|found| u32::try_from(found).ok());
             if let Some(found) = found.filter(|found| *found > known) {
                 return Err(LockError::Newer { path: path.to_owned(), what, found, known });
             }
         }
-        Ok(strict::parse(text, path)?)
+        Ok(strict::parse(text, &path.display().to_string())?)
     }
 
     /// The text of the lock file.

@@ -99,6 +99,6 @@ impl RecipeFile {
     /// # Errors
     /// Where it is no TOML, or a key or value is not a recipe's.
     pub fn parse(text: &str, path: &Path) -> Result<Self, RecipeError> {
-        Ok(strict::parse(text, path)?)
+        Ok(strict::parse(text, &path.display().to_string())?)
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::platform::Platform;
-use crate::template::strict::StrictTomlError;
+use crate::template::strict::StrictError;
 use crate::tree::{ImagePath, ImagePathError};
 use crate::units::ByteSize;
 
@@ -117,7 +117,7 @@ pub struct Budgets {
 }
 
 /// What is to be built. Paths are as the process can open them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
     /// The folder of the lock: that of the recipe file or of the model.
     pub folder: PathBuf,
@@ -203,7 +203,7 @@ pub enum RecipeError {
     },
     /// The file is no recipe.
     #[error("failed to understand the recipe")]
-    Parse(#[from] StrictTomlError),
+    Parse(#[from] StrictError),
     /// Neither the command line nor a recipe names a model.
     #[error("no model is named, and there is no `{FILE_NAME}` in `{folder}`")]
     NoModel {

@@ -108,13 +108,13 @@ mod tests {
         assert_eq!(variable(&command, "HOME"), "/");
         assert_eq!(variable(&command, "A"), "1=2");
         assert_eq!(variable(&command, "IMGSERVE_PORT"), "81");
-        assert_eq!(variable(&command, "IMGSERVE_HOST"), "127.0.0.1");
+        assert_eq!(variable(&command, "IMGSERVE_ADDRESS"), "127.0.0.1");
         spec.arguments = vec!["c".into()];
-        spec.environment.insert("IMGSERVE_HOST".into(), "0.0.0.0".into());
+        spec.environment.insert("IMGSERVE_ADDRESS".into(), "0.0.0.0".into());
         let mut command = Command::new(&spec, &NOBODY).expect("valid");
         command.listen_at(&spec, 81);
         assert_eq!(command.arguments, ["/serve", "--fast", "c"]);
-        assert_eq!(variable(&command, "IMGSERVE_HOST"), "0.0.0.0");
+        assert_eq!(variable(&command, "IMGSERVE_ADDRESS"), "0.0.0.0");
     }
 
     #[test]

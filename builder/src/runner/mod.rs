@@ -210,7 +210,7 @@ pub struct ListenVariables {
 
 impl Default for ListenVariables {
     fn default() -> Self {
-        Self { port: Some("IMGSERVE_PORT".to_owned()), host: Some("IMGSERVE_HOST".to_owned()) }
+        Self { port: Some("IMGSERVE_PORT".to_owned()), host: Some("IMGSERVE_ADDRESS".to_owned()) }
     }
 }
 

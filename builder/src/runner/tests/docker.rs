@@ -199,7 +199,7 @@ fn containers_of_an_engine_without_a_bridge_share_the_machine_s_network() {
     let mut container = ready(&runner, &spec(&[]));
     check_confinement(container.as_ref());
     assert_eq!(ask(container.as_ref(), "env?IMGSERVE_PORT"), container.address().port().to_string());
-    assert_eq!(ask(container.as_ref(), "env?IMGSERVE_HOST"), "127.0.0.1");
+    assert_eq!(ask(container.as_ref(), "env?IMGSERVE_ADDRESS"), "127.0.0.1");
     assert!(container.stop(PATIENCE).expect("stops").success());
     drop(container);
     // The same over TCP.

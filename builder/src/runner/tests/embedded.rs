@@ -86,7 +86,7 @@ fn the_container_is_confined() {
         check_confinement(container.as_ref());
         let container = container.as_ref();
         assert!(container.address().ip().is_loopback());
-        assert_eq!(ask(container, "env?IMGSERVE_HOST"), "127.0.0.1");
+        assert_eq!(ask(container, "env?IMGSERVE_ADDRESS"), "127.0.0.1");
         assert_eq!(ask(container, "env?HOME"), "/home/serve");
         assert!(ask(container, "identity").contains("host=imgbuild"));
         // Its own processes, and only the devices, files and parts of /sys that it may know of.

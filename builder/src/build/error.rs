@@ -1,0 +1,130 @@
+//! What can go wrong in a build.
+
+use std::path::PathBuf;
+
+use crate::layer::{CompressionError, LayerError};
+use crate::lock::LockError;
+use crate::model::ModelError;
+use crate::platform::Platform;
+use crate::runtime::RuntimeError;
+use crate::source::SourceError;
+use crate::source::package::PackageError;
+use crate::store::StoreError;
+use crate::template::TemplateError;
+use crate::tree::{ImagePathError, LayerName, LayoutError};
+
+/// What can go wrong in a build, stage by stage.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The model cannot be used.
+    #[error("failed to use the model")]
+    Model(#[from] ModelError),
+    /// A data file cannot be used.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The stack does not serve such models, or not on this platform.
+    #[error("stack `{stack}` does not serve {what}, expected {expected}")]
+    Stack {
+        /// The stack.
+        stack: String,
+        /// What was asked of it.
+        what: String,
+        /// What it does.
+        expected: String,
+    },
+    /// A kind of base that cannot be built on.
+    #[error("`{base}` cannot be the base: {reason}")]
+    Base {
+        /// The base.
+        base: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The server binary is not there.
+    #[error("there is no inference server at `{path}`")]
+    NoServer {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The server cannot run on the image's platform.
+    #[error("the server `{path}` is built for {found}, expected {expected}")]
+    ServerPlatform {
+        /// The binary.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// What the image is for.
+        expected: Platform,
+    },
+    /// The lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A pinned file cannot be had.
+    #[error("failed to obtain the pinned files")]
+    Source(#[from] SourceError),
+    /// A package cannot be read.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// Libraries.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Two files want one place.
+    #[error("failed to lay out the image")]
+    Layout(#[from] LayoutError),
+    /// A path is no path inside an image.
+    #[error("failed to lay out the image")]
+    Path(#[from] ImagePathError),
+    /// A file of the recipe cannot be read.
+    #[error("failed to read `{path}`, which the recipe names")]
+    ExtraFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: StoreError,
+    },
+    /// The compression is none.
+    #[error(transparent)]
+    Compression(#[from] CompressionError),
+    /// A layer cannot be written.
+    #[error("failed to write the layer `{name}`")]
+    Layer {
+        /// Which one.
+        name: LayerName,
+        /// Why not.
+        source: LayerError,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An option of the server is no JSON value.
+    #[error("option `{key}` of the server cannot be written as JSON")]
+    ServerOption {
+        /// Its name.
+        key: String,
+    },
+    /// `SOURCE_DATE_EPOCH` is no number.
+    #[error("SOURCE_DATE_EPOCH is `{found}`, expected a whole number of seconds since 1970")]
+    Epoch {
+        /// What it is.
+        found: String,
+    },
+}
+
+impl BuildError {
+    /// What the user can do.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Model(error) => error.hint(),
+            Self::Template(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
+            Self::Source(error) => error.hint(),
+            Self::Package(error) => error.hint(),
+            Self::Runtime(error) => error.hint(),
+            Self::Layer { source, .. } => source.hint().map(str::to_owned),
+            Self::NoServer { .. } => Some("run `make install`, or name one with `--server`".to_owned()),
+            Self::ServerPlatform { .. } => Some("name a server for that platform with `--server`, or as `server.binary` in the recipe".to_owned()),
+            _ => None,
+        }
+    }
+}

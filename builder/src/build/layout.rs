@@ -1,0 +1,109 @@
+//! Laying out the tree: base, libraries, server, model, configuration, the user's files.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::Value;
+
+use super::{BuildError, Inputs};
+use crate::layer;
+use crate::recipe::Recipe;
+use crate::runtime::Runtime;
+use crate::store::{Store, StoreError};
+use crate::template::User;
+use crate::tree::{Content, ImagePath, Kind, LayerName, Origin, Provenance, Tree};
+
+/// Where the server's options lie in every image.
+const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
+
+/// Lays out the one merged file system of the image. Reads no weights: their digests are known or cached.
+pub(super) fn lay_out(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime, store: &Store) -> Result<Tree, BuildError> {
+    let mut tree = Tree::default();
+    lay_out_base(&mut tree, recipe, inputs)?;
+    for taken in &runtime.taken {
+        tree.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
+    }
+    lay_out_model(&mut tree, recipe, inputs, runtime, store)?;
+    for extra in &recipe.files {
+        let (digest, size) = layer::digest_file(&extra.from, store)
+            .map_err(|source| BuildError::ExtraFile { path: extra.from.clone(), source })?;
+        let kind = Kind::File { content: Content::Disk(extra.from.clone()), size, digest: Some(digest) };
+        let provenance = Provenance {
+            layer: LayerName::Model,
+            origin: Origin::User { path: extra.from.display().to_string() },
+            reason: "a file of the recipe".to_owned(),
+        };
+        tree.add(extra.to.clone(), kind, extra.mode, provenance)?;
+    }
+    Ok(tree)
+}
+
+fn lay_out_base(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs) -> Result<(), BuildError> {
+    let base = &inputs.base;
+    for link in base.links(recipe.platform) {
+        let target = parent_join(&link.path.at(recipe.platform), &link.target);
+        if let Ok(target) = target.parse() {
+            tree.add_directory(target, 0o755, Provenance::generated(LayerName::Base, &link.reason))?;
+        }
+        tree.add_symlink(link.path.at(recipe.platform), &link.target, Provenance::generated(LayerName::Base, &link.reason))?;
+    }
+    for directory in &base.directories {
+        let provenance = Provenance::generated(LayerName::Base, &directory.reason);
+        tree.add_directory(directory.path.at(recipe.platform), directory.mode, provenance)?;
+    }
+    let user = User { name: base.user.name.clone(), uid: recipe.user.uid, gid: recipe.user.gid };
+    for file in &base.files {
+        let provenance = Provenance::generated(LayerName::Base, &file.reason);
+        tree.add_bytes(file.path.at(recipe.platform), file.bytes(&user), 0o644, provenance)?;
+    }
+    Ok(())
+}
+
+/// The absolute path that a link's relative target means.
+fn parent_join(link: &ImagePath, target: &str) -> String {
+    match link.parent() {
+        Some(parent) => format!("{parent}/{target}"),
+        None => format!("/{target}"),
+    }
+}
+
+fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, runtime: &Runtime, store: &Store) -> Result<(), BuildError> {
+    let folder: ImagePath = format!("/models/{}", recipe.name).parse()?;
+    // The model keeps its file name: external data is named relative to it and may have any other name.
+    let file_name = recipe.model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let model_path = folder.join(&file_name)?;
+    let mut add = |path: ImagePath, file: &std::path::Path, reason: String| -> Result<(), BuildError> {
+        let file = fs::canonicalize(file)
+            .map_err(|source| StoreError::Io { action: "read", path: file.to_owned(), source })?;
+        let (digest, size) = layer::digest_file(&file, store)?;
+        let kind = Kind::File { content: Content::Disk(file), size, digest: Some(digest) };
+        let origin = Origin::User { path: path.file_name().to_owned() };
+        Ok(tree.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason })?)
+    };
+    add(model_path.clone(), &inputs.model.path, "the model".to_owned())?;
+    for external in &inputs.model.onnx.external {
+        add(folder.join(&external.location)?, &external.path, format!("weights that {file_name} keeps in a file of their own"))?;
+    }
+    let config = server_config(recipe, &model_path, runtime)?;
+    let provenance = Provenance::generated(LayerName::Model, "tells the server which model to serve");
+    tree.add_bytes(SERVER_CONFIG.parse()?, config, 0o644, provenance)?;
+    Ok(())
+}
+
+/// The server's file: sorted keys, so that equal options are equal bytes.
+fn server_config(recipe: &Recipe, model: &ImagePath, runtime: &Runtime) -> Result<Vec<u8>, BuildError> {
+    let mut config: BTreeMap<String, Value> = BTreeMap::new();
+    config.insert("model_name".to_owned(), Value::from(recipe.name.clone()));
+    config.insert("model_path".to_owned(), Value::from(model.to_string()));
+    if !runtime.custom_operators.is_empty() {
+        let paths: Vec<String> = runtime.custom_operators.iter().map(ToString::to_string).collect();
+        config.insert("custom_op_libraries".to_owned(), Value::from(paths));
+    }
+    for (key, value) in &recipe.server_options {
+        let value = serde_json::to_value(value).map_err(|_| BuildError::ServerOption { key: key.clone() })?;
+        config.insert(key.replace('-', "_"), value);
+    }
+    let mut text = serde_json::to_vec_pretty(&config).expect("a map of strings and JSON values is JSON");
+    text.push(b'\n');
+    Ok(text)
+}

@@ -1,0 +1,148 @@
+//! The way of a build, stage by stage: recipe → model → lock → runtime → tree → plan → layers → image → report.
+
+mod error;
+mod inputs;
+mod layout;
+mod sizes;
+
+pub use error::BuildError;
+pub use inputs::{Inputs, ServerBinary};
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory, timestamp};
+use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
+use crate::lock::LockMode;
+use crate::plan;
+use crate::progress::Progress;
+use crate::recipe::Recipe;
+use crate::report::{Composition, LABEL, SizeReport};
+use crate::runtime::{Runtime, SERVER_PATH};
+use crate::source::Reach;
+use crate::store::Store;
+use crate::tree::{LayerName, Tree};
+
+/// How a build is done, as opposed to what is built.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    /// What may happen to the lock.
+    pub lock: LockMode,
+    /// Whether the network may be used.
+    pub reach: Reach,
+    /// Threads for compression.
+    pub threads: usize,
+    /// Seconds since 1970 for every time in the image.
+    pub epoch: u64,
+    /// The server binary, found by the caller.
+    pub server: PathBuf,
+    /// Leave the lock file as it is.
+    pub dry_run: bool,
+}
+
+/// A finished build.
+#[derive(Debug)]
+pub struct Built {
+    /// The image.
+    pub image: Image,
+    /// How big it is and why.
+    pub report: SizeReport,
+    /// What changed in the lock, for people.
+    pub lock_changes: Vec<String>,
+    /// Layers that an earlier build had made.
+    pub reused: Vec<LayerName>,
+}
+
+/// Builds the image of a recipe into the store. Where it goes from there is the caller's business.
+///
+/// # Errors
+/// The first stage that fails says why; nothing but the store and the lock was written.
+pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Built, BuildError> {
+    let compression: CompressionChoice = recipe.compression.parse()?;
+    let inputs = Inputs::obtain(recipe, options, store, progress)?;
+    let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store)?;
+    let tree = layout::lay_out(recipe, &inputs, &runtime, store)?;
+    let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
+    let written = write_layers(&tree, &format, store, progress)?;
+    let composition = sizes::composition(recipe, &inputs, &runtime);
+    let image = assemble(recipe, &inputs, options, &written, &composition);
+    let report = sizes::report(recipe, &inputs, &runtime, &tree, &written, &image);
+    let reused = written.iter().filter(|(_, outcome)| outcome.reused).map(|(name, _)| *name).collect();
+    Ok(Built { image, report, lock_changes: inputs.lock_changes, reused })
+}
+
+type Written = Vec<(LayerName, LayerOutcome)>;
+
+/// Writes the layers, one after the other: each uses all threads by itself.
+fn write_layers(tree: &Tree, format: &LayerFormat, store: &Store, progress: &Progress) -> Result<Written, BuildError> {
+    plan::partition(tree)
+        .into_iter()
+        .map(|planned| {
+            let outcome = layer::write(&planned.entries, format, store, progress)
+                .map_err(|source| BuildError::Layer { name: planned.name, source })?;
+            progress.note(format!(
+                "layer {} {}: {} bytes ({}){}",
+                planned.name,
+                outcome.layer.descriptor.digest.short(),
+                outcome.layer.descriptor.size,
+                outcome.compression,
+                if outcome.reused { ", unchanged" } else { "" }
+            ));
+            Ok((planned.name, outcome))
+        })
+        .collect()
+}
+
+fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &Written, composition: &Composition) -> Image {
+    let mut environment: BTreeMap<String, String> = inputs.base.environment.clone();
+    environment.extend(inputs.stack.environment.clone());
+    environment.extend(recipe.environment.clone());
+    let mut labels = BTreeMap::from([
+        ("org.opencontainers.image.title".to_owned(), recipe.name.clone()),
+        ("io.imgbuild.stack".to_owned(), inputs.stack.name.clone()),
+        (LABEL.to_owned(), composition.to_label()),
+    ]);
+    labels.extend(recipe.labels.clone());
+    let created = timestamp(options.epoch);
+    let layers = written
+        .iter()
+        .map(|(name, outcome)| LayerWithHistory {
+            layer: outcome.layer.clone(),
+            history: History {
+                created: Some(created.clone()),
+                created_by: Some(format!("imgbuild: {name} layer")),
+                ..History::default()
+            },
+        })
+        .collect();
+    Image::assemble(ImageParts {
+        platform: recipe.platform,
+        epoch: options.epoch,
+        container: ContainerConfig {
+            user: Some(recipe.user.to_string()),
+            exposed_ports: BTreeMap::from([("8080/tcp".to_owned(), BTreeMap::new())]),
+            env: Some(environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
+            entrypoint: Some(vec![SERVER_PATH.to_owned()]),
+            working_dir: Some("/".to_owned()),
+            labels: Some(labels),
+            stop_signal: Some("SIGTERM".to_owned()),
+            ..ContainerConfig::default()
+        },
+        base_history: Vec::new(),
+        base_layers: Vec::new(),
+        layers,
+        annotations: BTreeMap::from([("org.opencontainers.image.title".to_owned(), recipe.name.clone())]),
+    })
+}
+
+/// Seconds since 1970 for every time in the image: `SOURCE_DATE_EPOCH`, or 0.
+///
+/// # Errors
+/// Where the variable is no whole number.
+pub fn epoch_of_environment() -> Result<u64, BuildError> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text.parse().map_err(|_| BuildError::Epoch { found: text }),
+        Err(std::env::VarError::NotPresent) => Ok(0),
+        Err(std::env::VarError::NotUnicode(text)) => Err(BuildError::Epoch { found: text.to_string_lossy().into_owned() }),
+    }
+}

@@ -1,0 +1,121 @@
+//! The report of a finished build, from what its stages found out.
+
+use std::collections::BTreeMap;
+
+use super::{Inputs, Written};
+use crate::image::Image;
+use crate::recipe::{Minimize, Recipe};
+use crate::report::{
+    Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, SCHEMA, SizeReport, Totals, VERSION,
+};
+use crate::runtime::Runtime;
+use crate::tree::{LayerName, Origin, Tree};
+
+/// What travels in the image's label.
+pub(super) fn composition(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime) -> Composition {
+    Composition {
+        version: 1,
+        stack: inputs.stack.name.clone(),
+        base: recipe.base.to_string(),
+        model: recipe.name.clone(),
+        libraries: runtime.libraries.clone(),
+        omitted: runtime.omitted.clone(),
+        links: runtime.links.clone(),
+    }
+}
+
+/// The size report.
+pub(super) fn report(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    runtime: &Runtime,
+    tree: &Tree,
+    written: &Written,
+    image: &Image,
+) -> SizeReport {
+    let files = files(tree, written);
+    let mut layers = Vec::with_capacity(written.len());
+    let mut totals = Totals { metadata: (image.manifest.len() + image.config.len()) as u64, ..Totals::default() };
+    for (name, outcome) in written {
+        let bytes = Bytes {
+            unpacked: outcome.files.iter().map(|file| file.size).sum(),
+            compressed: outcome.layer.descriptor.size,
+        };
+        totals.image.add(bytes);
+        if *name != LayerName::Model {
+            totals.without_model.add(bytes);
+        }
+        layers.push(LayerSize {
+            name: name.to_string(),
+            digest: outcome.layer.descriptor.digest,
+            diff_id: outcome.layer.diff_id,
+            media_type: outcome.layer.descriptor.media_type.clone(),
+            compressed: bytes.compressed,
+            unpacked: bytes.unpacked,
+            files: outcome.files.len() as u64,
+        });
+    }
+    SizeReport {
+        schema: SCHEMA.to_owned(),
+        version: VERSION,
+        imgbuild: env!("CARGO_PKG_VERSION").to_owned(),
+        image: ImageIdentity {
+            digest: image.descriptor().digest,
+            config: image.parsed.config.digest,
+            platform: recipe.platform.to_string(),
+        },
+        model: ModelIdentity {
+            name: recipe.name.clone(),
+            format: "onnx".to_owned(),
+            size: inputs.model.total_size(),
+        },
+        stack: inputs.stack.name.clone(),
+        base: recipe.base.to_string(),
+        minimize: recipe.minimize,
+        totals,
+        levels: levels(recipe.minimize, runtime, &files),
+        layers,
+        packages: runtime.packages.clone(),
+        files,
+        omitted: runtime.omitted.clone(),
+        links: runtime.links.clone(),
+    }
+}
+
+fn files(tree: &Tree, written: &Written) -> Vec<FileSize> {
+    let mut files: BTreeMap<String, FileSize> = BTreeMap::new();
+    for (layer, outcome) in written {
+        for file in &outcome.files {
+            let Some(entry) = tree.entries.get(&file.path) else { continue };
+            let size = FileSize {
+                path: file.path.to_string(),
+                layer: *layer,
+                unpacked: file.size,
+                compressed: file.compressed,
+                digest: file.digest,
+                origin: entry.origin.clone(),
+                reason: entry.reason.clone(),
+            };
+            files.insert(size.path.clone(), size);
+        }
+    }
+    files.into_values().collect()
+}
+
+/// The packages' part at the levels that this build measured: every file of the packages, and what this image took.
+///
+/// Where no rule of the template looks at operators, the closure and the model's level are the same set and both are given.
+fn levels(minimize: Minimize, runtime: &Runtime, files: &[FileSize]) -> Vec<Level> {
+    let mut taken = Bytes::default();
+    for file in files.iter().filter(|file| matches!(file.origin, Origin::Package { .. })) {
+        taken.add(Bytes { unpacked: file.unpacked, compressed: file.compressed });
+    }
+    let level = |minimize| Level { minimize, unpacked: taken.unpacked, compressed: taken.compressed };
+    let mut levels = vec![runtime.package_level.clone()];
+    match minimize {
+        Minimize::Package => {}
+        Minimize::Closure => levels.push(level(Minimize::Closure)),
+        Minimize::Model => levels.extend([level(Minimize::Closure), level(Minimize::Model)]),
+    }
+    levels
+}

@@ -1,0 +1,178 @@
+//! `imgbuild build` and `imgbuild lock`.
+
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+
+use super::args::{BuildArgs, LockArgs, RecipeArgs};
+use super::failure::Failure;
+use super::{Context, images, print, print_json};
+use crate::build::{BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
+use crate::exit_code;
+use crate::lock::{Lock, LockMode};
+use crate::recipe::{Budgets, Overrides, Recipe};
+use crate::reference::Reference;
+use crate::report::{self, SizeReport};
+use crate::source::Reach;
+use crate::transport::{Content, Put, Transport};
+use crate::units::ByteSize;
+
+pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
+    let mut overrides = overrides(&args.recipe);
+    overrides.name = args.name;
+    overrides.compression = args.compression;
+    overrides.minimize = args.minimize;
+    overrides.tags = args.tag;
+    overrides.outputs = args.output;
+    overrides.keep = args.keep;
+    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides)?;
+    let references = recipe.tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Reference>, _>>().map_err(|error| {
+        Failure::new(error, exit_code::UNUSABLE_INPUT)
+    })?;
+    if args.push && references.is_empty() {
+        return Err(Failure::new("there is nowhere to push to: the image has no reference", exit_code::UNUSABLE_INPUT)
+            .with_hint("name one with `-t HOST/NAME:TAG`"));
+    }
+    // Every place is understood before anything is built.
+    let places = places(&recipe, &references, args.push)?;
+    let options = BuildOptions {
+        lock: if args.locked { LockMode::Locked } else { LockMode::Complete },
+        reach: reach(args.recipe.offline),
+        threads: args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
+        epoch: epoch_of_environment()?,
+        server: server(&recipe)?,
+        dry_run: args.dry_run,
+    };
+    let store = context.store()?;
+    let built = build_image(&recipe, &options, &store, &context.progress)?;
+    tell_lock_changes(context, &recipe, &built.lock_changes, args.dry_run);
+    let over = over_budget(&built.report, &recipe.budgets);
+    if !args.dry_run && over.is_empty() {
+        put_everywhere(context, &built, &places, &references, &args.registry)?;
+    }
+    if let Some(path) = &args.report {
+        built.report.save(path)?;
+    }
+    if args.json {
+        print(&built.report.to_json());
+    } else {
+        print(&report::render(&built.report));
+        if args.dry_run {
+            print("\ndry run: nothing was written but the store\n");
+        } else if over.is_empty() {
+            let mut text = String::from("\n");
+            for place in &places {
+                text.push_str(&format!("wrote {place}\n"));
+            }
+            print(&text);
+        }
+    }
+    if over.is_empty() {
+        return Ok(exit_code::SUCCESS);
+    }
+    Err(Failure::new(format!("the image is over its budget, and was put nowhere:\n  {}", over.join("\n  ")), exit_code::OVER_BUDGET)
+        .with_hint("`imgbuild why IMAGE LIBRARY` tells what brought a library in; budgets are in the recipe under [budgets]"))
+}
+
+pub(super) fn lock(context: &Context, args: LockArgs) -> Result<u8, Failure> {
+    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides(&args.recipe))?;
+    let options = BuildOptions {
+        lock: if args.update { LockMode::Update } else { LockMode::Complete },
+        reach: reach(args.recipe.offline),
+        threads: 1,
+        epoch: 0,
+        server: server(&recipe)?,
+        dry_run: false,
+    };
+    let inputs = Inputs::obtain(&recipe, &options, &context.store()?, &context.progress)?;
+    if args.json {
+        let lock = Lock::load(&recipe.lock_path()).map_err(crate::build::BuildError::from)?;
+        print_json(&lock);
+    } else if inputs.lock_changes.is_empty() {
+        print(&format!("{} is up to date\n", recipe.lock_path().display()));
+    } else {
+        print(&format!("{}\n", inputs.lock_changes.join("\n")));
+    }
+    Ok(exit_code::SUCCESS)
+}
+
+fn overrides(args: &RecipeArgs) -> Overrides {
+    Overrides {
+        model: args.model.clone(),
+        stack: args.stack.clone(),
+        base: args.base.clone(),
+        platform: args.platform,
+        server: args.server.clone(),
+        ..Overrides::default()
+    }
+}
+
+fn reach(offline: bool) -> Reach {
+    if offline { Reach::Offline } else { Reach::Online }
+}
+
+/// The server that goes into the image: the recipe's, or the one beside this program.
+fn server(recipe: &Recipe) -> Result<PathBuf, Failure> {
+    if let Some(path) = &recipe.server {
+        return Ok(path.clone());
+    }
+    let own = std::env::current_exe().map_err(|error| Failure::new(error, exit_code::STORAGE))?;
+    Ok(own.with_file_name("imgserve"))
+}
+
+/// Where the image goes: the outputs, the registries of the references with `--push`, or a layout beside the model.
+fn places(recipe: &Recipe, references: &[Reference], push: bool) -> Result<Vec<Transport>, Failure> {
+    let mut places = recipe.outputs.iter().map(|output| output.parse()).collect::<Result<Vec<Transport>, _>>()?;
+    if push {
+        places.extend(references.iter().cloned().map(Transport::Registry));
+    }
+    if places.is_empty() {
+        let folder = recipe.folder.join(format!("{}.oci", recipe.name));
+        places.push(format!("oci:{}", folder.display()).parse()?);
+    }
+    Ok(places)
+}
+
+fn put_everywhere(
+    context: &Context,
+    built: &Built,
+    places: &[Transport],
+    references: &[Reference],
+    registry: &super::args::RegistryArgs,
+) -> Result<(), Failure> {
+    let store = context.store()?;
+    let content = Content::from(built.image.clone());
+    for place in places {
+        let request = Put { name: references.first(), platform: None, store: Some(&store), progress: &context.progress };
+        let placed = images::put(context, place, &content, &request, registry, &images::PushChoices::default())?;
+        context.progress.note(format!("{place}: {placed}"));
+    }
+    Ok(())
+}
+
+fn tell_lock_changes(context: &Context, recipe: &Recipe, changes: &[String], dry_run: bool) {
+    if changes.is_empty() {
+        return;
+    }
+    let verb = if dry_run { "would change" } else { "wrote" };
+    context.progress.note(format!("{verb} {}: {}", recipe.lock_path().display(), changes.join(", ")));
+}
+
+/// The budgets that a report is over, in words.
+fn over_budget(report: &SizeReport, budgets: &Budgets) -> Vec<String> {
+    let mut over = Vec::new();
+    let mut check = |what: String, actual: u64, limit: Option<&ByteSize>| {
+        if let Some(limit) = limit.filter(|limit| actual > limit.0) {
+            over.push(format!("{what}: {} ({actual} bytes), budget {limit} ({} bytes)", ByteSize(actual), limit.0));
+        }
+    };
+    check("image, compressed".to_owned(), report.totals.image.compressed, budgets.compressed.as_ref());
+    check("image, unpacked".to_owned(), report.totals.image.unpacked, budgets.unpacked.as_ref());
+    for layer in &report.layers {
+        check(format!("layer {}, compressed", layer.name), layer.compressed, budgets.layers.get(&layer.name));
+    }
+    for file in &report.files {
+        let name = file.path.rsplit('/').next().unwrap_or(&file.path);
+        check(format!("library {name}, unpacked"), file.unpacked, budgets.libraries.get(name));
+    }
+    over
+}

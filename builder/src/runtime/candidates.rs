@@ -1,0 +1,235 @@
+//! Every library that could go into the image, at the place where it would lie.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{RuntimeError, RuntimeRequest, SERVER_PATH, file_sizes, on_disk};
+use crate::elf::{ElfObject, Machine};
+use crate::layer;
+use crate::link::LinkRoot;
+use crate::platform::Platform;
+use crate::recipe::Minimize;
+use crate::source::package::{EntryKind, Package, PackageEntry};
+use crate::store::Store;
+use crate::template::{FileSource, Naming};
+use crate::tree::{Content, ImagePath, Kind, LayerName, Origin};
+
+/// One file or link that could be taken.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub path: ImagePath,
+    pub kind: Kind,
+    pub mode: u32,
+    pub size: u64,
+    pub layer: LayerName,
+    pub origin: Origin,
+}
+
+/// All candidates, and the root in which they are looked up.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    pub root: LinkRoot,
+    /// Regular files by image path.
+    pub files: BTreeMap<String, Candidate>,
+    /// Links of packages by image path.
+    pub links: BTreeMap<String, Candidate>,
+    /// Image paths of the custom-operator libraries.
+    pub custom_operators: Vec<ImagePath>,
+    /// Image paths of libraries that are taken whatever the closure says.
+    pub kept: Vec<String>,
+}
+
+impl Candidate {
+    /// A small file that the builder makes on behalf of a package.
+    pub fn generated(path: ImagePath, content: Vec<u8>, origin: &Origin) -> Self {
+        let size = content.len() as u64;
+        let digest = Some(crate::digest::Digest::of(&content));
+        let kind = Kind::File { content: Content::Bytes(content), size, digest };
+        Self { path, kind, mode: 0o644, size, layer: LayerName::Base, origin: origin.clone() }
+    }
+
+    /// A regular file of a package at a place of its own.
+    pub fn of_entry(
+        package: &Package,
+        entry: &PackageEntry,
+        path: ImagePath,
+        layer: LayerName,
+        store: &Store,
+    ) -> Result<Self, RuntimeError> {
+        let blobs = package.extract(&[entry.path.as_str()], store)?;
+        let blob = blobs.into_iter().next().ok_or_else(|| RuntimeError::NotInPackage {
+            package: package.pin().name.clone(),
+            patterns: vec![entry.path.clone()],
+        })?;
+        let kind = on_disk(blob.path, blob.size, Some(blob.digest));
+        Ok(Self { path, kind, mode: entry.mode, size: blob.size, layer, origin: package.origin() })
+    }
+
+    /// A file of the user's own, or the server.
+    fn of_disk(path: ImagePath, file: &Path, layer: LayerName, origin: Origin, store: &Store) -> Result<Self, RuntimeError> {
+        let (digest, size) = layer::digest_file(file, store)?;
+        Ok(Self { path, kind: on_disk(file.to_owned(), size, Some(digest)), mode: 0o755, size, layer, origin })
+    }
+
+    fn file(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::File { content: Content::Disk(path), .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
+/// Files and links of a package whose paths are wanted, at their places in the image.
+pub(super) fn of_package(
+    package: &Package,
+    request: &RuntimeRequest<'_>,
+    layer: LayerName,
+    store: &Store,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Candidate>, RuntimeError> {
+    let chosen: Vec<&PackageEntry> = package.entries().iter().filter(|entry| wanted(&entry.path)).collect();
+    let is_file = |entry: &&&PackageEntry| matches!(entry.kind, EntryKind::File { .. } | EntryKind::HardLink { .. });
+    let paths: Vec<&str> = chosen.iter().filter(is_file).map(|entry| entry.path.as_str()).collect();
+    let mut blobs = package.extract(&paths, store)?.into_iter();
+    let mut candidates = Vec::with_capacity(chosen.len());
+    for entry in chosen {
+        let path = request.base.place(&entry.path, request.platform)?;
+        let (kind, size) = match &entry.kind {
+            EntryKind::Directory => continue,
+            EntryKind::Symlink { target } => (Kind::Symlink { target: target.clone() }, 0),
+            EntryKind::File { .. } | EntryKind::HardLink { .. } => {
+                let Some(blob) = blobs.next() else { continue };
+                (on_disk(blob.path, blob.size, Some(blob.digest)), blob.size)
+            }
+        };
+        let mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { entry.mode };
+        candidates.push(Candidate { path, kind, mode, size, layer, origin: package.origin() });
+    }
+    Ok(candidates)
+}
+
+impl Candidates {
+    /// Collects them: extracts libraries from packages into the store and reads the names they give themselves.
+    pub fn collect(request: &RuntimeRequest<'_>, store: &Store) -> Result<Self, RuntimeError> {
+        let machine = match request.platform {
+            Platform::LinuxAmd64 => Machine::X86_64,
+            Platform::LinuxArm64 => Machine::Aarch64,
+        };
+        let mut candidates = Self {
+            root: LinkRoot::new(machine),
+            files: BTreeMap::new(),
+            links: BTreeMap::new(),
+            custom_operators: Vec::new(),
+            kept: Vec::new(),
+        };
+        for link in request.base.links(request.platform) {
+            candidates.root.add_symlink(&link.path.at(request.platform).to_string(), &link.target);
+        }
+        for (rule, package) in request.base.packages.iter().zip(request.base_packages) {
+            let reached = |path: &str| rule.rule(path) == Some(FileSource::Reached);
+            for candidate in of_package(package, request, LayerName::Base, store, reached)? {
+                candidates.add(candidate);
+            }
+        }
+        candidates.add_stack(request, store)?;
+        let server = Origin::Server { version: request.server_version.clone() };
+        candidates.add(Candidate::of_disk(SERVER_PATH.parse()?, &request.server, LayerName::Server, server, store)?);
+        for file in request.custom_operators {
+            let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let path = request.stack.library_folder.at(request.platform).join(&name)?;
+            let origin = Origin::User { path: file.display().to_string() };
+            candidates.add(Candidate::of_disk(path.clone(), file, LayerName::Model, origin, store)?);
+            candidates.custom_operators.push(path);
+        }
+        Ok(candidates)
+    }
+
+    /// The stack's own libraries, and those that are kept by request.
+    fn add_stack(&mut self, request: &RuntimeRequest<'_>, store: &Store) -> Result<(), RuntimeError> {
+        let folder = request.stack.library_folder.at(request.platform);
+        let mut unknown: Vec<&String> = request.keep.iter().collect();
+        for (rule, package) in request.stack.packages.iter().zip(request.stack_packages) {
+            for library in &rule.libraries {
+                let entries = package.files_of(&library.take)?;
+                if entries.is_empty() && !library.optional {
+                    return Err(RuntimeError::NotInPackage {
+                        package: package.pin().name.clone(),
+                        patterns: library.take.iter().map(ToString::to_string).collect(),
+                    });
+                }
+                for entry in entries {
+                    // A link beside its target would be the same library twice.
+                    if matches!(entry.kind, EntryKind::File { .. }) {
+                        let by_soname = library.naming == Naming::Soname;
+                        self.add_library(package, entry, &folder, by_soname, store)?;
+                    }
+                }
+            }
+            for path in file_sizes(package).keys() {
+                let name = path.rsplit('/').next().unwrap_or(path);
+                let wanted = request.keep.iter().any(|kept| kept == name);
+                unknown.retain(|kept| *kept != name);
+                if wanted || (request.minimize == Minimize::Package && is_shared_library(name)) {
+                    let entry = package.entry(path).expect("the path is one of the package's");
+                    let placed = self.add_library(package, entry, &folder, false, store)?;
+                    self.kept.push(placed);
+                }
+            }
+        }
+        match unknown.first() {
+            Some(name) => Err(RuntimeError::NothingToKeep { name: (*name).clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn add_library(
+        &mut self,
+        package: &Package,
+        entry: &PackageEntry,
+        folder: &ImagePath,
+        by_soname: bool,
+        store: &Store,
+    ) -> Result<String, RuntimeError> {
+        let file_name = entry.path.rsplit('/').next().unwrap_or(&entry.path).to_owned();
+        let mut candidate = Candidate::of_entry(package, entry, folder.join(&file_name)?, LayerName::Runtime, store)?;
+        candidate.mode = 0o755;
+        if let Some(file) = candidate.file() {
+            let elf = ElfObject::load(file).map_err(|source| RuntimeError::Library {
+                name: entry.path.clone(),
+                package: package.pin().name.clone(),
+                source,
+            })?;
+            if let Some(soname) = elf.soname().filter(|_| by_soname) {
+                candidate.path = folder.join(soname)?;
+            }
+            // The same bytes under two names are one library.
+            let already = self.files.values().find(|other| other.kind == candidate.kind);
+            if let Some(already) = already {
+                return Ok(already.path.to_string());
+            }
+        }
+        let path = candidate.path.to_string();
+        self.add(candidate);
+        Ok(path)
+    }
+
+    fn add(&mut self, candidate: Candidate) {
+        let path = candidate.path.to_string();
+        match (&candidate.kind, candidate.file()) {
+            (Kind::Symlink { target }, _) => {
+                self.root.add_symlink(&path, target);
+                self.links.insert(path, candidate);
+            }
+            (_, Some(file)) => {
+                self.root.add_file(&path, file);
+                self.files.insert(path, candidate);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Tells whether a file name is that of a shared library that programs link to; Python's modules are not.
+pub(super) fn is_shared_library(name: &str) -> bool {
+    (name.ends_with(".so") || name.contains(".so.")) && !name.contains(".cpython-") && !name.contains(".abi3.")
+}

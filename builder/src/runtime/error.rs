@@ -1,0 +1,60 @@
+//! What can go wrong while libraries are chosen.
+
+use crate::elf::ElfError;
+use crate::link::LinkError;
+use crate::source::package::PackageError;
+use crate::store::StoreError;
+use crate::tree::ImagePathError;
+
+/// What can go wrong while libraries are chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// A package lacks what the template names.
+    #[error("package `{package}` has no file like `{}`", patterns.join("`, `"))]
+    NotInPackage {
+        /// The package.
+        package: String,
+        /// What was looked for.
+        patterns: Vec<String>,
+    },
+    /// A library to be kept is in no package.
+    #[error("no package of the stack has a library `{name}` to keep")]
+    NothingToKeep {
+        /// Its file name.
+        name: String,
+    },
+    /// A library cannot be read.
+    #[error("failed to read the library `{name}` of `{package}`")]
+    Library {
+        /// Its path in the package.
+        name: String,
+        /// The package.
+        package: String,
+        /// Why not.
+        source: ElfError,
+    },
+    /// The image would not link.
+    #[error("the image would not link:{}", .0.iter().map(|error| format!("\n  {error}")).collect::<String>())]
+    Links(Vec<LinkError>),
+    /// A package cannot be read.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// A path is no path inside an image.
+    #[error(transparent)]
+    Path(#[from] ImagePathError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl RuntimeError {
+    /// What the user can do.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Links(errors) => errors.iter().find_map(LinkError::hint),
+            Self::Package(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the whole product; a line per subject.
+
+mod build;
