@@ -127,7 +127,8 @@ fn places(recipe: &Recipe, references: &[Reference], push: bool) -> Result<Vec<T
     }
     if places.is_empty() {
         let folder = recipe.folder.join(format!("{}.oci", recipe.name));
-        places.push(format!("oci:{}", folder.display()).parse()?);
+        let tag = references.first().and_then(Reference::tag_or_latest).unwrap_or("latest");
+        places.push(format!("oci:{}:{tag}", folder.display()).parse()?);
     }
     Ok(places)
 }

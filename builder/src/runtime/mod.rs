@@ -132,10 +132,10 @@ impl Runtime {
     /// Takes every object of the closure, and the links through which it is found.
     fn take_objects(&mut self, closure: &Closure, candidates: &Candidates) {
         for object in &closure.objects {
-            let Some(candidate) = candidates.files.get(&object.path) else { continue };
+            let candidate = candidates.files.get(&object.file).expect("every file of the root is a candidate");
             let chain: Vec<String> = object.why.iter().map(describe).collect();
             self.libraries.push(Library {
-                path: object.path.clone(),
+                path: object.file.clone(),
                 size: candidate.size,
                 from: whose(&candidate.origin),
                 chain: chain.clone(),
@@ -144,7 +144,7 @@ impl Runtime {
             for name in &object.paths {
                 for link in candidates.root.links(name) {
                     if let Some(link) = candidates.links.get(&link) {
-                        self.take(link, format!("the name by which {} is found", object.path));
+                        self.take(link, format!("the name by which {} is found", object.file));
                     }
                 }
             }
