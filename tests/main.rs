@@ -1,3 +1,6 @@
 //! Tests of the whole product; a line per subject.
 
-mod build;
+mod bad_input;
+mod command;
+mod determinism;
+mod image;

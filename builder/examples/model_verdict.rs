@@ -11,10 +11,7 @@ use imgbuild::model::{Model, ModelError, OperatorTable, check_operators};
 
 fn failure(stage: &str, error: &ModelError) -> serde_json::Value {
     let variant = format!("{error:?}");
-    let variant: String = variant
-        .chars()
-        .take_while(char::is_ascii_alphanumeric)
-        .collect();
+    let variant: String = variant.chars().take_while(char::is_ascii_alphanumeric).collect();
     serde_json::json!({ "stage": stage, "variant": variant, "error": error.to_string(), "hint": error.hint() })
 }
 

@@ -41,7 +41,12 @@ impl FromStr for ByteSize {
             .unwrap_or((trimmed, 1));
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 9 || (number.contains('.') && fraction.is_empty()) {
+        if whole.is_empty()
+            || !digits(whole)
+            || !digits(fraction)
+            || fraction.len() > 9
+            || (number.contains('.') && fraction.is_empty())
+        {
             return Err(error());
         }
         let whole: u128 = whole.parse().map_err(|_| error())?;
@@ -89,7 +94,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_and_without_units() {
-        for (text, bytes) in [("0", 0), ("12B", 12), ("1.5kB", 1_500), ("60MB", 60_000_000), ("60 MB", 60_000_000), ("2GiB", 2 << 30)] {
+        for (text, bytes) in
+            [("0", 0), ("12B", 12), ("1.5kB", 1_500), ("60MB", 60_000_000), ("60 MB", 60_000_000), ("2GiB", 2 << 30)]
+        {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for bad in ["", "MB", "-1", "1.", ".5MB", "1e3", "1TB", "1.2.3MB", "99999999999999999999GB"] {

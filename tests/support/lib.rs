@@ -136,7 +136,7 @@ pub fn has(program: &str) -> bool {
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
         || Path::new("/usr/sbin").join(program).is_file();
     if !found {
-        println!("skipped: `{program}` is not installed (run `make deps`)");
+        eprintln!("skipped: `{program}` is not installed (run `make deps`)");
     }
     found
 }

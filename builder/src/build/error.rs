@@ -123,7 +123,9 @@ impl BuildError {
             Self::Runtime(error) => error.hint(),
             Self::Layer { source, .. } => source.hint().map(str::to_owned),
             Self::NoServer { .. } => Some("run `make install`, or name one with `--server`".to_owned()),
-            Self::ServerPlatform { .. } => Some("name a server for that platform with `--server`, or as `server.binary` in the recipe".to_owned()),
+            Self::ServerPlatform { .. } => {
+                Some("name a server for that platform with `--server`, or as `server.binary` in the recipe".to_owned())
+            }
             _ => None,
         }
     }

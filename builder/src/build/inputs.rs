@@ -91,11 +91,17 @@ impl Inputs {
         let base = match &recipe.base {
             BaseChoice::Named(name) => data.base_image(name)?,
             BaseChoice::Image(base) => {
-                return Err(BuildError::Base { base: base.clone(), reason: "images as bases are not supported yet, expected a name of `base-images/`" });
+                return Err(BuildError::Base {
+                    base: base.clone(),
+                    reason: "images as bases are not supported yet, expected a name of `base-images/`",
+                });
             }
         };
         if let Contents::Oci(image) = base.value.contents() {
-            return Err(BuildError::Base { base: image.to_owned(), reason: "images as bases are not supported yet, expected packages" });
+            return Err(BuildError::Base {
+                base: image.to_owned(),
+                reason: "images as bases are not supported yet, expected packages",
+            });
         }
         let server = ServerBinary::open(&options.server, recipe.platform, store)?;
 
@@ -115,11 +121,8 @@ impl Inputs {
         let obtained = Lock::obtain(&recipe.lock_path(), &request, options.lock, &chooser)?;
         let pins: Vec<&Pin> = obtained.lock.inputs.iter().collect();
         let blobs = sources.obtain(&pins, store, options.reach, progress)?;
-        let mut packages = pins
-            .iter()
-            .zip(&blobs)
-            .map(|(pin, blob)| Package::open(pin, blob, store))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut packages =
+            pins.iter().zip(&blobs).map(|(pin, blob)| Package::open(pin, blob, store)).collect::<Result<Vec<_>, _>>()?;
         let base_packages = packages.split_off(stack_count);
         if let Some(rule) = &base.value.release
             && let Some(package) = base_packages.iter().find(|package| package.pin().name == rule.package)

@@ -73,8 +73,7 @@ fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, runtime: &Ru
     let file_name = recipe.model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let model_path = folder.join(&file_name)?;
     let mut add = |path: ImagePath, file: &std::path::Path, reason: String| -> Result<(), BuildError> {
-        let file = fs::canonicalize(file)
-            .map_err(|source| StoreError::Io { action: "read", path: file.to_owned(), source })?;
+        let file = fs::canonicalize(file).map_err(|source| StoreError::Io { action: "read", path: file.to_owned(), source })?;
         let (digest, size) = layer::digest_file(&file, store)?;
         let kind = Kind::File { content: Content::Disk(file), size, digest: Some(digest) };
         let origin = Origin::User { path: path.file_name().to_owned() };

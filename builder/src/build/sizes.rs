@@ -37,10 +37,8 @@ pub(super) fn report(
     let mut layers = Vec::with_capacity(written.len());
     let mut totals = Totals { metadata: (image.manifest.len() + image.config.len()) as u64, ..Totals::default() };
     for (name, outcome) in written {
-        let bytes = Bytes {
-            unpacked: outcome.files.iter().map(|file| file.size).sum(),
-            compressed: outcome.layer.descriptor.size,
-        };
+        let bytes =
+            Bytes { unpacked: outcome.files.iter().map(|file| file.size).sum(), compressed: outcome.layer.descriptor.size };
         totals.image.add(bytes);
         if *name != LayerName::Model {
             totals.without_model.add(bytes);
@@ -64,11 +62,7 @@ pub(super) fn report(
             config: image.parsed.config.digest,
             platform: recipe.platform.to_string(),
         },
-        model: ModelIdentity {
-            name: recipe.name.clone(),
-            format: "onnx".to_owned(),
-            size: inputs.model.total_size(),
-        },
+        model: ModelIdentity { name: recipe.name.clone(), format: "onnx".to_owned(), size: inputs.model.total_size() },
         stack: inputs.stack.name.clone(),
         base: recipe.base.to_string(),
         minimize: recipe.minimize,

@@ -25,9 +25,12 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     overrides.outputs = args.output;
     overrides.keep = args.keep;
     let recipe = Recipe::load(args.recipe.file.as_deref(), overrides)?;
-    let references = recipe.tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Reference>, _>>().map_err(|error| {
-        Failure::new(error, exit_code::UNUSABLE_INPUT)
-    })?;
+    let references = recipe
+        .tags
+        .iter()
+        .map(|tag| tag.parse())
+        .collect::<Result<Vec<Reference>, _>>()
+        .map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))?;
     if args.push && references.is_empty() {
         return Err(Failure::new("there is nowhere to push to: the image has no reference", exit_code::UNUSABLE_INPUT)
             .with_hint("name one with `-t HOST/NAME:TAG`"));
@@ -69,8 +72,11 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     if over.is_empty() {
         return Ok(exit_code::SUCCESS);
     }
-    Err(Failure::new(format!("the image is over its budget, and was put nowhere:\n  {}", over.join("\n  ")), exit_code::OVER_BUDGET)
-        .with_hint("`imgbuild why IMAGE LIBRARY` tells what brought a library in; budgets are in the recipe under [budgets]"))
+    Err(Failure::new(
+        format!("the image is over its budget, and was put nowhere:\n  {}", over.join("\n  ")),
+        exit_code::OVER_BUDGET,
+    )
+    .with_hint("`imgbuild why IMAGE LIBRARY` tells what brought a library in; budgets are in the recipe under [budgets]"))
 }
 
 pub(super) fn lock(context: &Context, args: LockArgs) -> Result<u8, Failure> {

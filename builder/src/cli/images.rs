@@ -30,7 +30,12 @@ pub(super) fn client(context: &Context, args: &RegistryArgs, target: Option<&str
 }
 
 /// Opens an image wherever it is.
-pub(super) fn open(context: &Context, text: &str, platform: Option<Platform>, registry: &RegistryArgs) -> Result<(Transport, Image), Failure> {
+pub(super) fn open(
+    context: &Context,
+    text: &str,
+    platform: Option<Platform>,
+    registry: &RegistryArgs,
+) -> Result<(Transport, Image), Failure> {
     let transport = Transport::guess_for_reading(text)?;
     let platform = platform.unwrap_or_else(Platform::host);
     if let Transport::Registry(reference) = &transport {
@@ -164,9 +169,13 @@ pub(super) fn why(context: &Context, args: &WhyArgs) -> Result<u8, Failure> {
     let libraries: Vec<_> = composition.libraries.iter().filter(|library| matches(&library.path)).collect();
     let omitted: Vec<_> = composition.omitted.iter().filter(|omission| matches(&omission.name)).collect();
     if libraries.is_empty() && omitted.is_empty() {
-        let known: Vec<&str> = composition.libraries.iter().map(|library| library.path.rsplit('/').next().unwrap_or_default()).collect();
-        return Err(Failure::new(format!("`{}` is neither in the image nor was it left out", args.library), exit_code::UNUSABLE_INPUT)
-            .with_hint(format!("the image has {}", known.join(", "))));
+        let known: Vec<&str> =
+            composition.libraries.iter().map(|library| library.path.rsplit('/').next().unwrap_or_default()).collect();
+        return Err(Failure::new(
+            format!("`{}` is neither in the image nor was it left out", args.library),
+            exit_code::UNUSABLE_INPUT,
+        )
+        .with_hint(format!("the image has {}", known.join(", "))));
     }
     if args.json {
         print_json(&serde_json::json!({ "present": libraries, "omitted": omitted }));
@@ -205,7 +214,9 @@ pub(super) fn push(context: &Context, args: &PushArgs) -> Result<u8, Failure> {
     let choices = PushChoices { immutable: args.immutable, mount_from: args.mount_from.clone() };
     let placed = put(context, &destination, &content, &request, &args.registry, &choices)?;
     if args.json {
-        print_json(&serde_json::json!({ "source": args.source, "destination": args.destination, "digest": digest, "placed": placed }));
+        print_json(
+            &serde_json::json!({ "source": args.source, "destination": args.destination, "digest": digest, "placed": placed }),
+        );
     } else {
         print(&format!("{destination}: {placed}\n"));
     }

@@ -39,8 +39,11 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, Failure> {
     let root = store.scratch_folder()?;
     let (runner, mut spec): (Box<dyn Runner>, ContainerSpec) = if use_docker {
         let name = in_daemon.ok_or_else(|| {
-            Failure::new(format!("Docker runs images that are in it, and `{}` is not", args.image.image), exit_code::UNUSABLE_INPUT)
-                .with_hint(format!("`imgbuild push {} docker-daemon:NAME:TAG` puts it there", args.image.image))
+            Failure::new(
+                format!("Docker runs images that are in it, and `{}` is not", args.image.image),
+                exit_code::UNUSABLE_INPUT,
+            )
+            .with_hint(format!("`imgbuild push {} docker-daemon:NAME:TAG` puts it there", args.image.image))
         })?;
         (Box::new(Docker::find()?), ContainerSpec::named(name, config))
     } else {
@@ -96,9 +99,10 @@ fn environment(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     pairs
         .iter()
         .map(|pair| {
-            let (name, value) = pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                Failure::new(format!("`{pair}` is no variable, expected NAME=VALUE"), exit_code::USAGE)
-            })?;
+            let (name, value) = pair
+                .split_once('=')
+                .filter(|(name, _)| !name.is_empty())
+                .ok_or_else(|| Failure::new(format!("`{pair}` is no variable, expected NAME=VALUE"), exit_code::USAGE))?;
             Ok((name.to_owned(), value.to_owned()))
         })
         .collect()

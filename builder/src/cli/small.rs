@@ -17,8 +17,9 @@ use crate::units::ByteSize;
 pub(super) fn init(args: &InitArgs) -> Result<u8, Failure> {
     let path = Path::new(FILE_NAME);
     if path.exists() && !args.force {
-        return Err(Failure::new(format!("`{FILE_NAME}` is already there"), exit_code::UNUSABLE_INPUT)
-            .with_hint("`--force` replaces it"));
+        return Err(
+            Failure::new(format!("`{FILE_NAME}` is already there"), exit_code::UNUSABLE_INPUT).with_hint("`--force` replaces it")
+        );
     }
     let text = match &args.model {
         None => TEMPLATE.to_owned(),
@@ -62,7 +63,12 @@ pub(super) fn cache(context: &Context, args: &CacheArgs) -> Result<u8, Failure> 
             } else {
                 let mut text = String::new();
                 for blob in &list {
-                    text.push_str(&format!("{}  {:>10}  idle {} h\n", blob.digest, ByteSize(blob.size), blob.idle_seconds / 3600));
+                    text.push_str(&format!(
+                        "{}  {:>10}  idle {} h\n",
+                        blob.digest,
+                        ByteSize(blob.size),
+                        blob.idle_seconds / 3600
+                    ));
                 }
                 let total: u64 = list.iter().map(|blob| blob.size).sum();
                 text.push_str(&format!("{} blobs, {} in {}\n", list.len(), ByteSize(total), store.root().display()));

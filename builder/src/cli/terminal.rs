@@ -30,7 +30,8 @@ impl Verbosity {
 /// Shows events on stderr.
 #[must_use]
 pub fn progress(verbosity: Verbosity) -> Progress {
-    let bars = MultiProgress::with_draw_target(if verbosity.bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+    let bars =
+        MultiProgress::with_draw_target(if verbosity.bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
     let running: Mutex<HashMap<u64, ProgressBar>> = Mutex::default();
     Progress::new(move |event| {
         let say = |text: String| {

@@ -172,7 +172,10 @@ impl Lock {
         if std::fs::read_to_string(path).is_ok_and(|found| found == text) {
             return Ok(());
         }
-        crate::files::write_atomically(path, text.as_bytes())
-            .map_err(|source| LockError::Io { action: "write", path: path.to_owned(), source })
+        crate::files::write_atomically(path, text.as_bytes()).map_err(|source| LockError::Io {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })
     }
 }

@@ -150,9 +150,8 @@ impl Lock {
         if self.request != needed.request {
             return Some(format!("the data of stack `{}` or base `{}` changed since it was written", self.stack, self.base));
         }
-        let server = (self.server != needed.server)
-            .then(|| format!("its server is {}, and the one at hand is {}", self.server.sha256, needed.server.sha256));
-        server
+        (self.server != needed.server)
+            .then(|| format!("its server is {}, and the one at hand is {}", self.server.sha256, needed.server.sha256))
     }
 
     fn changes_since(&self, old: Option<&Self>) -> Vec<String> {

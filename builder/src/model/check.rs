@@ -48,24 +48,12 @@ pub fn check_operators(
             highest: table.max_ir_version,
         });
     }
-    let functions: HashMap<FunctionKey, &FunctionProto> = model
-        .proto
-        .functions
-        .iter()
-        .map(|function| (onnx::function_key(function), function))
-        .collect();
+    let functions: HashMap<FunctionKey, &FunctionProto> =
+        model.proto.functions.iter().map(|function| (onnx::function_key(function), function)).collect();
     check_opsets(model, table, &custom)?;
-    let mut opsets: BTreeMap<&str, i64> = table
-        .domains
-        .iter()
-        .map(|(domain, content)| (domain.as_str(), content.max_opset))
-        .collect();
-    opsets.extend(
-        model
-            .opsets
-            .iter()
-            .map(|(domain, &version)| (domain.as_str(), version)),
-    );
+    let mut opsets: BTreeMap<&str, i64> =
+        table.domains.iter().map(|(domain, content)| (domain.as_str(), content.max_opset)).collect();
+    opsets.extend(model.opsets.iter().map(|(domain, &version)| (domain.as_str(), version)));
 
     let mut checker = Checker {
         model,
@@ -75,11 +63,7 @@ pub fn check_operators(
         opsets,
         user: "the graph".to_owned(),
         calls: BTreeMap::new(),
-        found: OperatorCheck {
-            runtime,
-            operators: BTreeMap::new(),
-            custom: BTreeMap::new(),
-        },
+        found: OperatorCheck { runtime, operators: BTreeMap::new(), custom: BTreeMap::new() },
         unknown_domains: BTreeMap::new(),
         not_imported: None,
         duplicate_node: None,
@@ -93,17 +77,9 @@ pub fn check_operators(
 }
 
 /// Every import counts, also those of functions and those that a later one overrides.
-fn check_opsets(
-    model: &OnnxModel,
-    table: &OperatorTable,
-    custom: &BTreeSet<&str>,
-) -> Result<(), ModelError> {
+fn check_opsets(model: &OnnxModel, table: &OperatorTable, custom: &BTreeSet<&str>) -> Result<(), ModelError> {
     let proto = &model.proto;
-    let imports = proto
-        .functions
-        .iter()
-        .flat_map(|function| &function.opset_import)
-        .chain(&proto.opset_import);
+    let imports = proto.functions.iter().flat_map(|function| &function.opset_import).chain(&proto.opset_import);
     for import in imports {
         let domain = onnx::domain_name(&import.domain);
         if let Some(known) = table.domains.get(&domain)
@@ -120,23 +96,11 @@ fn check_opsets(
         }
     }
     for function in &proto.functions {
-        let imported: BTreeSet<String> = function
-            .opset_import
-            .iter()
-            .map(|import| onnx::domain_name(&import.domain))
-            .collect();
-        if let Some(node) = function
-            .node
-            .iter()
-            .find(|node| !imported.contains(&onnx::domain_name(&node.domain)))
-        {
+        let imported: BTreeSet<String> = function.opset_import.iter().map(|import| onnx::domain_name(&import.domain)).collect();
+        if let Some(node) = function.node.iter().find(|node| !imported.contains(&onnx::domain_name(&node.domain))) {
             return Err(ModelError::DomainNotImported {
                 path: model.path.clone(),
-                user: format!(
-                    "function {}:{}",
-                    onnx::domain_name(&function.domain),
-                    text(&function.name)
-                ),
+                user: format!("function {}:{}", onnx::domain_name(&function.domain), text(&function.name)),
                 domain: onnx::domain_name(&node.domain),
                 operator: text(&node.op_type),
             });
@@ -180,9 +144,7 @@ impl Checker<'_> {
             self.user = format!("function {}:{}", key.0, text(&key.1));
             let before = std::mem::take(&mut self.calls);
             self.nodes(&function.node, Types::new());
-            let callees: BTreeSet<FunctionKey> = std::mem::replace(&mut self.calls, before)
-                .into_keys()
-                .collect();
+            let callees: BTreeSet<FunctionKey> = std::mem::replace(&mut self.calls, before).into_keys().collect();
             pending.extend(callees.iter().cloned());
             self.calls.insert(key, callees);
         }
@@ -217,32 +179,18 @@ impl Checker<'_> {
         let path = self.model.path.clone();
         if let Some((domain, operators)) = self.unknown_domains.into_iter().next() {
             let operators = operators.into_iter().collect();
-            return Err(ModelError::UnknownDomain {
-                path,
-                domain,
-                operators,
-                runtime: self.table.to_string(),
-            });
+            return Err(ModelError::UnknownDomain { path, domain, operators, runtime: self.table.to_string() });
         }
         if let Some((user, operator)) = self.not_imported {
             let OperatorId { domain, name } = operator;
-            return Err(ModelError::DomainNotImported {
-                path,
-                user,
-                domain,
-                operator: name,
-            });
+            return Err(ModelError::DomainNotImported { path, user, domain, operator: name });
         }
         if let Some(node) = self.duplicate_node {
             return Err(ModelError::DuplicateNode { path, node });
         }
         if !self.problems.is_empty() {
             let runtime = format!("{} ({})", self.table, self.table.provider);
-            return Err(ModelError::Operators {
-                path,
-                runtime,
-                problems: self.problems,
-            });
+            return Err(ModelError::Operators { path, runtime, problems: self.problems });
         }
         Ok(self.found)
     }
@@ -251,8 +199,7 @@ impl Checker<'_> {
         let mut names = HashSet::new();
         for node in &graph.node {
             // The runtime turns constants into initializers before it looks at names.
-            let constant =
-                node.op_type == b"Constant" && onnx::domain_name(&node.domain) == ONNX_DOMAIN;
+            let constant = node.op_type == b"Constant" && onnx::domain_name(&node.domain) == ONNX_DOMAIN;
             if !node.name.is_empty() && !constant && !names.insert(node.name.as_slice()) {
                 self.duplicate_node.get_or_insert_with(|| text(&node.name));
             }
@@ -264,12 +211,7 @@ impl Checker<'_> {
                 types.insert(tensor.name.clone(), format!("tensor({datatype})"));
             }
         }
-        for value in graph
-            .input
-            .iter()
-            .chain(&graph.output)
-            .chain(&graph.value_info)
-        {
+        for value in graph.input.iter().chain(&graph.output).chain(&graph.value_info) {
             let declared = ValueType::from_proto(value.r#type.as_ref());
             if declared.is_known() {
                 types.insert(value.name.clone(), declared.to_string());
@@ -300,13 +242,9 @@ impl Checker<'_> {
         let Some(&opset) = self.opsets.get(operator.domain.as_str()) else {
             // Neither the model nor the runtime has the domain; a function without import is the model's fault.
             if self.functions.contains_key(&onnx::call_key(node)) {
-                self.not_imported
-                    .get_or_insert((self.user.clone(), operator));
+                self.not_imported.get_or_insert((self.user.clone(), operator));
             } else {
-                self.unknown_domains
-                    .entry(operator.domain)
-                    .or_default()
-                    .insert(operator.name);
+                self.unknown_domains.entry(operator.domain).or_default().insert(operator.name);
             }
             return;
         };
@@ -316,26 +254,16 @@ impl Checker<'_> {
             self.definition(node, operator, opset, since, definition, types);
             return;
         }
-        if known.is_none_or(|domain| domain.functions)
-            && self.functions.contains_key(&onnx::call_key(node))
-        {
+        if known.is_none_or(|domain| domain.functions) && self.functions.contains_key(&onnx::call_key(node)) {
             self.calls.entry(onnx::call_key(node)).or_default();
             return;
         }
         let node = node_name(node);
         match (lookup, known) {
             (_, None) => {
-                self.unknown_domains
-                    .entry(operator.domain)
-                    .or_default()
-                    .insert(operator.name);
+                self.unknown_domains.entry(operator.domain).or_default().insert(operator.name);
             }
-            (Lookup::Later { since }, _) => self.problem(OperatorProblem::NotYet {
-                operator,
-                node,
-                opset,
-                since,
-            }),
+            (Lookup::Later { since }, _) => self.problem(OperatorProblem::NotYet { operator, node, opset, since }),
             _ => self.problem(OperatorProblem::Unknown { operator, node }),
         }
     }
@@ -350,66 +278,32 @@ impl Checker<'_> {
         types: &mut Types,
     ) {
         if definition.deprecated {
-            return self.problem(OperatorProblem::Removed {
-                operator,
-                node: node_name(node),
-                opset,
-                since,
-            });
+            return self.problem(OperatorProblem::Removed { operator, node: node_name(node), opset, since });
         }
         if !definition.is_served(opset) {
-            let served_from = self
-                .table
-                .served_from(&operator.domain, &operator.name, since);
-            return self.problem(OperatorProblem::NoKernel {
-                operator,
-                node: node_name(node),
-                since,
-                served_from,
-            });
+            let served_from = self.table.served_from(&operator.domain, &operator.name, since);
+            return self.problem(OperatorProblem::NoKernel { operator, node: node_name(node), since, served_from });
         }
         learn_from_attributes(node, &operator, types);
         if definition.function {
             return;
         }
         let mut labels: BTreeMap<&str, String> = BTreeMap::new();
-        for (names, parameters) in [
-            (&node.input, &definition.inputs),
-            (&node.output, &definition.outputs),
-        ] {
-            for (position, name) in names
-                .iter()
-                .enumerate()
-                .filter(|(_, name)| !name.is_empty())
-            {
-                if let (Some(label), Some(known)) =
-                    (Definition::label(parameters, position), types.get(name))
-                {
+        for (names, parameters) in [(&node.input, &definition.inputs), (&node.output, &definition.outputs)] {
+            for (position, name) in names.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
+                if let (Some(label), Some(known)) = (Definition::label(parameters, position), types.get(name)) {
                     labels.entry(label).or_insert_with(|| known.clone());
                 }
             }
         }
-        let view: BTreeMap<&str, &str> = labels
-            .iter()
-            .map(|(&label, name)| (label, name.as_str()))
-            .collect();
+        let view: BTreeMap<&str, &str> = labels.iter().map(|(&label, name)| (label, name.as_str())).collect();
         if !self.table.has_kernel(definition, &view) {
             let mut types: Vec<String> = labels.into_values().collect();
             types.sort();
             types.dedup();
-            return self.problem(OperatorProblem::NoKernelForTypes {
-                operator,
-                node: node_name(node),
-                since,
-                types,
-            });
+            return self.problem(OperatorProblem::NoKernelForTypes { operator, node: node_name(node), since, types });
         }
-        for (position, name) in node
-            .output
-            .iter()
-            .enumerate()
-            .filter(|(_, name)| !name.is_empty())
-        {
+        for (position, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
             let Some(label) = Definition::label(&definition.outputs, position) else {
                 continue;
             };
@@ -418,9 +312,7 @@ impl Checker<'_> {
                 None if label.contains('(') => label,
                 None => continue,
             };
-            types
-                .entry(name.clone())
-                .or_insert_with(|| learned.to_owned());
+            types.entry(name.clone()).or_insert_with(|| learned.to_owned());
         }
     }
 
@@ -450,24 +342,16 @@ fn learn_from_attributes(node: &NodeProto, operator: &OperatorId, types: &mut Ty
     let Some(output) = node.output.first() else {
         return;
     };
-    let attribute = |name: &str| {
-        node.attribute
-            .iter()
-            .find(|attribute| attribute.name == name.as_bytes())
-    };
+    let attribute = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name.as_bytes());
     let datatype = match operator.name.as_str() {
         "Cast" => attribute("to").and_then(|attribute| i32::try_from(attribute.i).ok()),
-        "Constant" | "ConstantOfShape" => attribute("value")
-            .and_then(|attribute| attribute.t.as_ref())
-            .map(|tensor| tensor.data_type),
+        "Constant" | "ConstantOfShape" => {
+            attribute("value").and_then(|attribute| attribute.t.as_ref()).map(|tensor| tensor.data_type)
+        }
         _ => None,
     };
-    let datatype = datatype
-        .map(DataType::from_number)
-        .filter(|datatype| datatype.name().is_some());
+    let datatype = datatype.map(DataType::from_number).filter(|datatype| datatype.name().is_some());
     if let Some(datatype) = datatype {
-        types
-            .entry(output.clone())
-            .or_insert_with(|| format!("tensor({datatype})"));
+        types.entry(output.clone()).or_insert_with(|| format!("tensor({datatype})"));
     }
 }

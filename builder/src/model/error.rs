@@ -358,12 +358,11 @@ impl ModelError {
             ModelError::Empty { .. } | ModelError::Truncated { .. } | ModelError::Damaged { .. } => {
                 Some("fetch or export the file again, and compare its size or digest with the original".to_owned())
             }
-            ModelError::TooLarge { .. } => Some(
-                "save it with external data: `onnx.save_model(model, path, save_as_external_data=True)`".to_owned(),
-            ),
+            ModelError::TooLarge { .. } => {
+                Some("save it with external data: `onnx.save_model(model, path, save_as_external_data=True)`".to_owned())
+            }
             ModelError::NoGraph { .. } | ModelError::NoOpsetImport { .. } | ModelError::IrVersion { .. } => Some(
-                "if the exporter wrote it so, `onnx.checker.check_model` says more; if not, the file may be cut off"
-                    .to_owned(),
+                "if the exporter wrote it so, `onnx.checker.check_model` says more; if not, the file may be cut off".to_owned(),
             ),
             ModelError::External { problem, .. } => problem.hint(),
             ModelError::IrVersionTooNew { highest, .. } => Some(format!(

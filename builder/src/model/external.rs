@@ -39,11 +39,7 @@ pub(crate) struct ExternalTensor {
 
 impl ExternalTensor {
     /// Reads what a tensor says of its data; `needed` is its size by type and shape.
-    pub(crate) fn from_proto(
-        tensor: &TensorProto,
-        needed: Option<u64>,
-        model: &Path,
-    ) -> Result<ExternalTensor, ModelError> {
+    pub(crate) fn from_proto(tensor: &TensorProto, needed: Option<u64>, model: &Path) -> Result<ExternalTensor, ModelError> {
         let mut location = None;
         let mut numbers = [("offset", None), ("length", None)];
         let fail = |location: Option<&Vec<u8>>, problem| ModelError::External {
@@ -58,22 +54,10 @@ impl ExternalTensor {
             }
         }
         for (key, number) in &mut numbers {
-            for entry in tensor
-                .external_data
-                .iter()
-                .filter(|entry| entry.key == key.as_bytes())
-            {
-                let value = std::str::from_utf8(&entry.value)
-                    .ok()
-                    .and_then(|value| value.parse::<u64>().ok());
+            for entry in tensor.external_data.iter().filter(|entry| entry.key == key.as_bytes()) {
+                let value = std::str::from_utf8(&entry.value).ok().and_then(|value| value.parse::<u64>().ok());
                 if value.is_none() {
-                    return Err(fail(
-                        location,
-                        ExternalProblem::BadNumber {
-                            key,
-                            value: text(&entry.value),
-                        },
-                    ));
+                    return Err(fail(location, ExternalProblem::BadNumber { key, value: text(&entry.value) }));
                 }
                 *number = value;
             }
@@ -90,10 +74,7 @@ impl ExternalTensor {
         if let (Some(found), Some(expected)) = (length, needed)
             && found != expected
         {
-            return Err(fail(
-                Some(location),
-                ExternalProblem::Length { found, expected },
-            ));
+            return Err(fail(Some(location), ExternalProblem::Length { found, expected }));
         }
         Ok(ExternalTensor {
             tensor: text(&tensor.name),
@@ -105,10 +86,7 @@ impl ExternalTensor {
 }
 
 /// Checks that every location names a file that may and can travel with the model.
-pub(crate) fn verify(
-    model: &Path,
-    tensors: Vec<ExternalTensor>,
-) -> Result<Vec<ExternalFile>, ModelError> {
+pub(crate) fn verify(model: &Path, tensors: Vec<ExternalTensor>) -> Result<Vec<ExternalFile>, ModelError> {
     if tensors.is_empty() {
         return Ok(Vec::new());
     }
@@ -119,10 +97,7 @@ pub(crate) fn verify(
     };
     let mut allowed = Vec::new();
     for place in [fs::canonicalize(folder), fs::canonicalize(model)] {
-        let place = place.map_err(|source| ModelError::Read {
-            path: model.to_owned(),
-            source,
-        })?;
+        let place = place.map_err(|source| ModelError::Read { path: model.to_owned(), source })?;
         allowed.push(place);
     }
     if let Some(real) = allowed.pop()
@@ -135,17 +110,11 @@ pub(crate) fn verify(
         let checked = normalize(&tensor.location).and_then(|location| {
             let file = match files.entry(location.clone()) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(inspect(folder, location, &allowed)?)
-                }
+                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(inspect(folder, location, &allowed)?),
             };
             let end = u128::from(tensor.offset) + u128::from(tensor.length);
             if end > u128::from(file.size) {
-                return Err(ExternalProblem::OutOfRange {
-                    offset: tensor.offset,
-                    end,
-                    size: file.size,
-                });
+                return Err(ExternalProblem::OutOfRange { offset: tensor.offset, end, size: file.size });
             }
             Ok(())
         });
@@ -174,47 +143,28 @@ fn normalize(location: &str) -> Result<String, ExternalProblem> {
         }
     }
     if parts.is_empty() {
-        return Err(ExternalProblem::NotRegular {
-            found: "the model's folder itself",
-        });
+        return Err(ExternalProblem::NotRegular { found: "the model's folder itself" });
     }
     Ok(parts.join("/"))
 }
 
-fn inspect(
-    folder: &Path,
-    location: String,
-    allowed: &[PathBuf],
-) -> Result<ExternalFile, ExternalProblem> {
+fn inspect(folder: &Path, location: String, allowed: &[PathBuf]) -> Result<ExternalFile, ExternalProblem> {
     let path = folder.join(&location);
     let real = fs::canonicalize(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ExternalProblem::Missing {
-            folder: folder.to_owned(),
-        },
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ExternalProblem::Missing { folder: folder.to_owned() },
         _ => ExternalProblem::Unreadable { source },
     })?;
     if !allowed.iter().any(|place| real.starts_with(place)) {
-        return Err(ExternalProblem::Escapes {
-            target: real,
-            folder: allowed[0].clone(),
-        });
+        return Err(ExternalProblem::Escapes { target: real, folder: allowed[0].clone() });
     }
     let unreadable = |source| ExternalProblem::Unreadable { source };
     let metadata = fs::metadata(&real).map_err(unreadable)?;
     if metadata.is_dir() {
-        return Err(ExternalProblem::NotRegular {
-            found: "a directory",
-        });
+        return Err(ExternalProblem::NotRegular { found: "a directory" });
     }
     if !metadata.is_file() {
-        return Err(ExternalProblem::NotRegular {
-            found: "a device, a pipe or a socket",
-        });
+        return Err(ExternalProblem::NotRegular { found: "a device, a pipe or a socket" });
     }
     File::open(&real).map_err(unreadable)?;
-    Ok(ExternalFile {
-        location,
-        path,
-        size: metadata.len(),
-    })
+    Ok(ExternalFile { location, path, size: metadata.len() })
 }

@@ -108,18 +108,12 @@ impl Found {
     pub fn hint(self) -> Option<&'static str> {
         Some(match self {
             Found::Onnx => return None,
-            Found::SavedModel => {
-                "convert it to ONNX first: `python -m tf2onnx.convert --saved-model DIR --output model.onnx`"
-            }
+            Found::SavedModel => "convert it to ONNX first: `python -m tf2onnx.convert --saved-model DIR --output model.onnx`",
             Found::SavedModelFile => {
                 "convert the directory that holds it to ONNX first: `python -m tf2onnx.convert --saved-model DIR --output model.onnx`"
             }
-            Found::TensorFlowLite => {
-                "convert it to ONNX first: `python -m tf2onnx.convert --tflite FILE --output model.onnx`"
-            }
-            Found::Ort => {
-                "give the `.onnx` file that it was made from; the builder needs its operators and opsets"
-            }
+            Found::TensorFlowLite => "convert it to ONNX first: `python -m tf2onnx.convert --tflite FILE --output model.onnx`",
+            Found::Ort => "give the `.onnx` file that it was made from; the builder needs its operators and opsets",
             Found::PyTorch | Found::Pickle => {
                 "export it to ONNX first, with `torch.onnx.export` (or `skl2onnx` for scikit-learn)"
             }
@@ -130,20 +124,13 @@ impl Found {
                 "export the model to ONNX first, for example with `optimum-cli export onnx`; this file has only weights"
             }
             Found::TensorRt => "give the `.onnx` file that the engine was built from",
-            Found::Zip | Found::Compressed | Found::Tar => {
-                "unpack it and give the `.onnx` file that it holds"
-            }
+            Found::Zip | Found::Compressed | Found::Tar => "unpack it and give the `.onnx` file that it holds",
             Found::GitLfsPointer => "run `git lfs pull` to fetch the real file",
-            Found::Html | Found::Json => {
-                "open it in an editor: it may be the message of a download that failed"
-            }
+            Found::Html | Found::Json => "open it in an editor: it may be the message of a download that failed",
             Found::Zeros => "fetch the file again",
-            Found::NumPy
-            | Found::Elf
-            | Found::Xml
-            | Found::Text
-            | Found::OtherProtobuf
-            | Found::Unknown => "give a model in ONNX format; most frameworks export one",
+            Found::NumPy | Found::Elf | Found::Xml | Found::Text | Found::OtherProtobuf | Found::Unknown => {
+                "give a model in ONNX format; most frameworks export one"
+            }
         })
     }
 }
@@ -167,32 +154,22 @@ pub(crate) enum Opened {
 
 /// Opens and maps a file; directories are told apart, other things refused.
 pub(crate) fn open(path: &Path) -> Result<Opened, ModelError> {
-    let read = |source: io::Error| ModelError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let read = |source: io::Error| ModelError::Read { path: path.to_owned(), source };
     // The type is asked before opening: opening a pipe would wait for a writer.
     let metadata = fs::metadata(path).map_err(read)?;
     if metadata.is_dir() {
         if path.join("saved_model.pb").is_file() || path.join("saved_model.pbtxt").is_file() {
             return Ok(Opened::SavedModel);
         }
-        return Err(ModelError::Directory {
-            path: path.to_owned(),
-            models: models_in(path),
-        });
+        return Err(ModelError::Directory { path: path.to_owned(), models: models_in(path) });
     }
     if !metadata.is_file() {
-        return Err(ModelError::NotRegular {
-            path: path.to_owned(),
-        });
+        return Err(ModelError::NotRegular { path: path.to_owned() });
     }
     let file = File::open(path).map_err(read)?;
     let size = file.metadata().map_err(read)?.len();
     if size == 0 {
-        return Err(ModelError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(ModelError::Empty { path: path.to_owned() });
     }
     #[expect(unsafe_code, reason = "mapping is what keeps memory flat")]
     // SAFETY: the map is private to this crate, read-only, and dropped before `Model::open` returns.
@@ -210,11 +187,7 @@ fn models_in(path: &Path) -> Vec<String> {
     };
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| {
-            Path::new(name)
-                .extension()
-                .is_some_and(|extension| extension == "onnx")
-        })
+        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "onnx"))
         .collect();
     names.sort();
     names.truncate(5);
@@ -299,34 +272,24 @@ fn textual(head: &[u8], cut: bool) -> Option<Found> {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
         // A character may be cut in two where the head ends.
-        Err(error) if cut && error.error_len().is_none() => {
-            std::str::from_utf8(&head[..error.valid_up_to()]).ok()?
-        }
+        Err(error) if cut && error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).ok()?,
         Err(_) => return None,
     };
     let text = text.trim_start_matches('\u{feff}');
-    if text
-        .chars()
-        .any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{c}' | '\u{1b}'))
-    {
+    if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{c}' | '\u{1b}')) {
         return None;
     }
     let trimmed = text.trim_start();
     let lower = trimmed.get(..14).unwrap_or(trimmed).to_ascii_lowercase();
-    Some(
-        if lower.starts_with("<!doctype html")
-            || lower.starts_with("<html")
-            || lower.starts_with("<head")
-        {
-            Found::Html
-        } else if trimmed.starts_with('<') {
-            Found::Xml
-        } else if trimmed.starts_with('{') || trimmed.starts_with('[') {
-            Found::Json
-        } else {
-            Found::Text
-        },
-    )
+    Some(if lower.starts_with("<!doctype html") || lower.starts_with("<html") || lower.starts_with("<head") {
+        Found::Html
+    } else if trimmed.starts_with('<') {
+        Found::Xml
+    } else if trimmed.starts_with('{') || trimmed.starts_with('[') {
+        Found::Json
+    } else {
+        Found::Text
+    })
 }
 
 fn protobuf(bytes: &[u8]) -> Found {
@@ -341,32 +304,17 @@ fn protobuf(bytes: &[u8]) -> Found {
     if sound && outline.fields == [IR_VERSION, META_GRAPHS] && bytes.len() > 256 {
         return Found::SavedModelFile;
     }
-    if outline.has(GRAPH)
-        || (outline.has(IR_VERSION) && (outline.has(OPSET_IMPORT) || !wrong_wire_type(&outline)))
-    {
+    if outline.has(GRAPH) || (outline.has(IR_VERSION) && (outline.has(OPSET_IMPORT) || !wrong_wire_type(&outline))) {
         return Found::Onnx;
     }
-    let known = outline
-        .fields
-        .iter()
-        .all(|&number| wire::field(wire::Message::Model, number).is_some());
+    let known = outline.fields.iter().all(|&number| wire::field(wire::Message::Model, number).is_some());
     if sound && known && !outline.fields.is_empty() {
         // All its fields are ones that a model has, though not those that one must have.
         return Found::Onnx;
     }
-    if sound || (wrong_wire_type(&outline) && wire::is_message(bytes)) {
-        Found::OtherProtobuf
-    } else {
-        Found::Unknown
-    }
+    if sound || (wrong_wire_type(&outline) && wire::is_message(bytes)) { Found::OtherProtobuf } else { Found::Unknown }
 }
 
 fn wrong_wire_type(outline: &wire::Outline) -> bool {
-    matches!(
-        &outline.damage,
-        Some(wire::Damage {
-            kind: wire::DamageKind::WireType { .. },
-            ..
-        })
-    )
+    matches!(&outline.damage, Some(wire::Damage { kind: wire::DamageKind::WireType { .. }, .. }))
 }

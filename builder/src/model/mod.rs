@@ -57,32 +57,22 @@ impl Model {
     pub fn open(path: &Path) -> Result<Model, ModelError> {
         let (bytes, size) = match format::open(path)? {
             format::Opened::SavedModel => {
-                return Err(ModelError::SavedModel {
-                    path: path.to_owned(),
-                });
+                return Err(ModelError::SavedModel { path: path.to_owned() });
             }
             format::Opened::File { bytes, size } => (bytes, size),
         };
         match identify(&bytes) {
             Found::Onnx => {}
             found => {
-                return Err(ModelError::NotOnnx {
-                    path: path.to_owned(),
-                    found,
-                });
+                return Err(ModelError::NotOnnx { path: path.to_owned(), found });
             }
         }
         if size > SINGLE_FILE_LIMIT {
-            return Err(ModelError::TooLarge {
-                path: path.to_owned(),
-                size,
-            });
+            return Err(ModelError::TooLarge { path: path.to_owned(), size });
         }
         Ok(Model {
             path: path.to_owned(),
-            name: path
-                .file_stem()
-                .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
+            name: path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
             format: Format::Onnx,
             size,
             onnx: OnnxModel::parse(&bytes, path)?,
@@ -92,9 +82,6 @@ impl Model {
     /// Returns the bytes of the model and all its external data files.
     #[must_use]
     pub fn total_size(&self) -> u64 {
-        self.onnx
-            .external
-            .iter()
-            .fold(self.size, |total, file| total.saturating_add(file.size))
+        self.onnx.external.iter().fold(self.size, |total, file| total.saturating_add(file.size))
     }
 }

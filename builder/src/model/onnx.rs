@@ -10,8 +10,7 @@ use serde::{Serialize, Serializer};
 use super::error::ModelError;
 use super::external::{self, ExternalFile, ExternalTensor};
 use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, LOCATION_EXTERNAL, ModelProto, NodeProto,
-    SparseTensorProto, TensorProto, text,
+    AttributeProto, FunctionProto, GraphProto, LOCATION_EXTERNAL, ModelProto, NodeProto, SparseTensorProto, TensorProto, text,
 };
 use super::value::{DataType, Value};
 use super::wire::{self, DamageKind};
@@ -37,10 +36,7 @@ impl OperatorId {
     /// Names an operator; an empty domain is ONNX's own.
     #[must_use]
     pub fn new(domain: &str, name: &str) -> OperatorId {
-        OperatorId {
-            domain: domain_name(domain.as_bytes()),
-            name: name.to_owned(),
-        }
+        OperatorId { domain: domain_name(domain.as_bytes()), name: name.to_owned() }
     }
 }
 
@@ -122,65 +118,36 @@ pub struct OnnxModel {
 }
 
 pub(crate) fn domain_name(domain: &[u8]) -> String {
-    if domain.is_empty() {
-        ONNX_DOMAIN.to_owned()
-    } else {
-        text(domain)
-    }
+    if domain.is_empty() { ONNX_DOMAIN.to_owned() } else { text(domain) }
 }
 
 pub(crate) fn operator_of(node: &NodeProto) -> OperatorId {
-    OperatorId {
-        domain: domain_name(&node.domain),
-        name: text(&node.op_type),
-    }
+    OperatorId { domain: domain_name(&node.domain), name: text(&node.op_type) }
 }
 
 /// What a call and a function must share: domain, name, overload.
 pub(crate) type FunctionKey = (String, Vec<u8>, Vec<u8>);
 
 pub(crate) fn function_key(function: &FunctionProto) -> FunctionKey {
-    (
-        domain_name(&function.domain),
-        function.name.clone(),
-        function.overload.clone(),
-    )
+    (domain_name(&function.domain), function.name.clone(), function.overload.clone())
 }
 
 pub(crate) fn call_key(node: &NodeProto) -> FunctionKey {
-    (
-        domain_name(&node.domain),
-        node.op_type.clone(),
-        node.overload.clone(),
-    )
+    (domain_name(&node.domain), node.op_type.clone(), node.overload.clone())
 }
 
 /// The graphs in a node's attributes, each of which may hold nodes of its own.
 pub(crate) fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute
-        .iter()
-        .flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }
 
 /// Decodes a model; `path` is what errors name.
 pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<ModelProto, ModelError> {
     ModelProto::decode(bytes).map_err(|error| match wire::locate(bytes) {
-        Some(wire::Damage {
-            field,
-            offset,
-            kind: DamageKind::Overrun { claimed, remaining },
-        }) => ModelError::Truncated {
-            path: path.to_owned(),
-            field,
-            offset,
-            claimed,
-            remaining,
-        },
-        Some(wire::Damage {
-            field,
-            offset,
-            kind,
-        }) => ModelError::Damaged {
+        Some(wire::Damage { field, offset, kind: DamageKind::Overrun { claimed, remaining } }) => {
+            ModelError::Truncated { path: path.to_owned(), field, offset, claimed, remaining }
+        }
+        Some(wire::Damage { field, offset, kind }) => ModelError::Damaged {
             path: path.to_owned(),
             field,
             offset,
@@ -188,13 +155,9 @@ pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<ModelProto, ModelError
                 DamageKind::WireType { expected, found } => {
                     format!("has wire type {found}, expected {expected}")
                 }
-                DamageKind::CutOff => {
-                    "is cut off by the end of the file or of its parent".to_owned()
-                }
+                DamageKind::CutOff => "is cut off by the end of the file or of its parent".to_owned(),
                 DamageKind::TooDeep => "is nested more deeply than 100 messages".to_owned(),
-                DamageKind::NotProtobuf | DamageKind::Overrun { .. } => {
-                    "is not a protobuf field".to_owned()
-                }
+                DamageKind::NotProtobuf | DamageKind::Overrun { .. } => "is not a protobuf field".to_owned(),
             },
         },
         None => ModelError::Damaged {
@@ -211,36 +174,23 @@ impl OnnxModel {
     pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<OnnxModel, ModelError> {
         let proto = decode(bytes, path)?;
         let Some(graph) = &proto.graph else {
-            return Err(ModelError::NoGraph {
-                path: path.to_owned(),
-            });
+            return Err(ModelError::NoGraph { path: path.to_owned() });
         };
         if proto.opset_import.is_empty() {
-            return Err(ModelError::NoOpsetImport {
-                path: path.to_owned(),
-            });
+            return Err(ModelError::NoOpsetImport { path: path.to_owned() });
         }
         let ir_version = match proto.ir_version {
             Some(version @ 1..=IR_VERSION_LIMIT) => version,
             found => {
-                return Err(ModelError::IrVersion {
-                    path: path.to_owned(),
-                    found,
-                });
+                return Err(ModelError::IrVersion { path: path.to_owned(), found });
             }
         };
 
         let mut functions = HashMap::with_capacity(proto.functions.len());
         for function in &proto.functions {
             if functions.insert(function_key(function), function).is_some() {
-                let function = OperatorId {
-                    domain: domain_name(&function.domain),
-                    name: text(&function.name),
-                };
-                return Err(ModelError::DuplicateFunction {
-                    path: path.to_owned(),
-                    function: function.to_string(),
-                });
+                let function = OperatorId { domain: domain_name(&function.domain), name: text(&function.name) };
+                return Err(ModelError::DuplicateFunction { path: path.to_owned(), function: function.to_string() });
             }
         }
         let mut opsets = BTreeMap::new();
@@ -265,12 +215,7 @@ impl OnnxModel {
                 usage.count_nodes(&function.node);
             }
         }
-        let Usage {
-            operators,
-            called,
-            node_count,
-            ..
-        } = usage;
+        let Usage { operators, called, node_count, .. } = usage;
 
         let mut tensors = Tensors::new(path);
         tensors.graph(graph)?;
@@ -278,18 +223,11 @@ impl OnnxModel {
             tensors.attributes(&function.attribute_proto)?;
             tensors.nodes(&function.node)?;
         }
-        let Tensors {
-            initializers,
-            external,
-            ..
-        } = tensors;
+        let Tensors { initializers, external, .. } = tensors;
         let external = external::verify(path, external)?;
 
         let initialized: BTreeSet<&[u8]> = initializer_names(graph).collect();
-        let inputs = graph
-            .input
-            .iter()
-            .filter(|input| !initialized.contains(input.name.as_slice()));
+        let inputs = graph.input.iter().filter(|input| !initialized.contains(input.name.as_slice()));
         Ok(OnnxModel {
             ir_version,
             producer_name: text(&proto.producer_name),
@@ -300,22 +238,12 @@ impl OnnxModel {
             opsets,
             overridden_opsets,
             operators,
-            functions: called
-                .into_iter()
-                .map(|(domain, name, _)| OperatorId {
-                    domain,
-                    name: text(&name),
-                })
-                .collect(),
+            functions: called.into_iter().map(|(domain, name, _)| OperatorId { domain, name: text(&name) }).collect(),
             node_count,
             inputs: inputs.map(Value::from_proto).collect(),
             outputs: graph.output.iter().map(Value::from_proto).collect(),
             initializers,
-            metadata: proto
-                .metadata_props
-                .iter()
-                .map(|entry| (text(&entry.key), text(&entry.value)))
-                .collect(),
+            metadata: proto.metadata_props.iter().map(|entry| (text(&entry.key), text(&entry.value))).collect(),
             external,
             path: path.to_owned(),
             proto,
@@ -325,15 +253,8 @@ impl OnnxModel {
 
 /// The names of a graph's constants, sparse ones included.
 pub(crate) fn initializer_names(graph: &GraphProto) -> impl Iterator<Item = &[u8]> {
-    let sparse = graph
-        .sparse_initializer
-        .iter()
-        .filter_map(|sparse| sparse.values.as_ref());
-    graph
-        .initializer
-        .iter()
-        .chain(sparse)
-        .map(|tensor| tensor.name.as_slice())
+    let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+    graph.initializer.iter().chain(sparse).map(|tensor| tensor.name.as_slice())
 }
 
 struct Usage<'a> {
@@ -372,11 +293,7 @@ struct Tensors<'a> {
 
 impl<'a> Tensors<'a> {
     fn new(path: &'a Path) -> Tensors<'a> {
-        Tensors {
-            path,
-            initializers: Initializers::default(),
-            external: Vec::new(),
-        }
+        Tensors { path, initializers: Initializers::default(), external: Vec::new() }
     }
 
     fn graph(&mut self, graph: &GraphProto) -> Result<(), ModelError> {
@@ -392,9 +309,7 @@ impl<'a> Tensors<'a> {
     }
 
     fn nodes(&mut self, nodes: &[NodeProto]) -> Result<(), ModelError> {
-        nodes
-            .iter()
-            .try_for_each(|node| self.attributes(&node.attribute))
+        nodes.iter().try_for_each(|node| self.attributes(&node.attribute))
     }
 
     fn attributes(&mut self, attributes: &[AttributeProto]) -> Result<(), ModelError> {
@@ -402,11 +317,7 @@ impl<'a> Tensors<'a> {
             for tensor in attribute.t.iter().chain(&attribute.tensors) {
                 self.tensor(tensor)?;
             }
-            for sparse in attribute
-                .sparse_tensor
-                .iter()
-                .chain(&attribute.sparse_tensors)
-            {
+            for sparse in attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors) {
                 self.sparse(sparse)?;
             }
             for graph in attribute.g.iter().chain(&attribute.graphs) {
@@ -417,10 +328,7 @@ impl<'a> Tensors<'a> {
     }
 
     fn sparse(&mut self, sparse: &SparseTensorProto) -> Result<(), ModelError> {
-        [&sparse.values, &sparse.indices]
-            .into_iter()
-            .flatten()
-            .try_for_each(|tensor| self.tensor(tensor).map(drop))
+        [&sparse.values, &sparse.indices].into_iter().flatten().try_for_each(|tensor| self.tensor(tensor).map(drop))
     }
 
     fn initializer(&mut self, tensor: &TensorProto) -> Result<(), ModelError> {
@@ -437,11 +345,8 @@ impl<'a> Tensors<'a> {
 
     /// Returns a tensor's bytes by type and shape, and notes it if its data lies elsewhere.
     fn tensor(&mut self, tensor: &TensorProto) -> Result<Option<u64>, ModelError> {
-        let shape_error = || ModelError::TensorShape {
-            path: self.path.to_owned(),
-            tensor: text(&tensor.name),
-            dims: tensor.dims.clone(),
-        };
+        let shape_error =
+            || ModelError::TensorShape { path: self.path.to_owned(), tensor: text(&tensor.name), dims: tensor.dims.clone() };
         let mut elements = 1u64;
         for &size in &tensor.dims {
             let size = u64::try_from(size).map_err(|_| shape_error())?;
@@ -453,8 +358,7 @@ impl<'a> Tensors<'a> {
             return Err(shape_error());
         }
         if tensor.data_location == LOCATION_EXTERNAL {
-            self.external
-                .push(ExternalTensor::from_proto(tensor, bytes, self.path)?);
+            self.external.push(ExternalTensor::from_proto(tensor, bytes, self.path)?);
         }
         Ok(bytes)
     }

@@ -67,10 +67,7 @@ pub(crate) struct Definition {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Lookup<'a> {
     /// The version that began with opset `since` holds.
-    Defined {
-        since: i64,
-        definition: &'a Definition,
-    },
+    Defined { since: i64, definition: &'a Definition },
     /// The operator exists from a later opset on only.
     Later { since: i64 },
     /// The domain has no such operator.
@@ -90,15 +87,9 @@ impl OperatorTable {
     ///
     /// If the file cannot be read, or [`OperatorTable::parse`] refuses it.
     pub fn load(path: &Path) -> Result<OperatorTable, ModelError> {
-        let text = fs::read_to_string(path).map_err(|source| ModelError::TableRead {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = fs::read_to_string(path).map_err(|source| ModelError::TableRead { path: path.to_owned(), source })?;
         OperatorTable::parse(&text).map_err(|error| match error {
-            ModelError::TableParse { source, .. } => ModelError::TableParse {
-                path: Some(path.to_owned()),
-                source,
-            },
+            ModelError::TableParse { source, .. } => ModelError::TableParse { path: Some(path.to_owned()), source },
             other => other,
         })
     }
@@ -118,10 +109,7 @@ impl OperatorTable {
         // A newer table is refused for its number, not for a key that this version does not know.
         let head: Head = serde_json::from_str(text).map_err(invalid)?;
         if head.format != FORMAT {
-            return Err(ModelError::TableFormat {
-                found: head.format,
-                expected: FORMAT,
-            });
+            return Err(ModelError::TableFormat { found: head.format, expected: FORMAT });
         }
         let table: OperatorTable = serde_json::from_str(text).map_err(invalid)?;
         debug_assert_eq!(table.format, FORMAT);
@@ -132,12 +120,8 @@ impl OperatorTable {
     fn verify(&self) -> Result<(), ModelError> {
         for (domain, content) in &self.domains {
             for (name, versions) in &content.operators {
-                let wrong = |reference: String| {
-                    Err(ModelError::TableReference {
-                        operator: format!("{domain}:{name}"),
-                        reference,
-                    })
-                };
+                let wrong =
+                    |reference: String| Err(ModelError::TableReference { operator: format!("{domain}:{name}"), reference });
                 if versions.is_empty() {
                     return wrong("a version".to_owned());
                 }
@@ -158,29 +142,19 @@ impl OperatorTable {
     }
 
     pub(crate) fn lookup(&self, domain: &str, name: &str, opset: i64) -> Lookup<'_> {
-        let Some(versions) = self
-            .domains
-            .get(domain)
-            .and_then(|domain| domain.operators.get(name))
-        else {
+        let Some(versions) = self.domains.get(domain).and_then(|domain| domain.operators.get(name)) else {
             return Lookup::Unknown;
         };
         match versions.range(..=opset).next_back() {
             Some((&since, definition)) => Lookup::Defined { since, definition },
-            None => versions
-                .keys()
-                .next()
-                .map_or(Lookup::Unknown, |&since| Lookup::Later { since }),
+            None => versions.keys().next().map_or(Lookup::Unknown, |&since| Lookup::Later { since }),
         }
     }
 
     /// Returns the opset from which a later definition of an operator has kernels, if there is one.
     pub(crate) fn served_from(&self, domain: &str, name: &str, after: i64) -> Option<i64> {
         let versions = self.domains.get(domain)?.operators.get(name)?;
-        versions
-            .range(after + 1..)
-            .find(|(since, definition)| definition.is_served(**since))
-            .map(|(&since, _)| since)
+        versions.range(after + 1..).find(|(since, definition)| definition.is_served(**since)).map(|(&since, _)| since)
     }
 
     /// Whether a kernel takes values of the given types, by label.
@@ -191,9 +165,7 @@ impl OperatorTable {
             kernel.iter().all(|(label, &set)| {
                 let set = &self.type_sets[set];
                 let has = |name: &str| set.iter().any(|known| known == name);
-                types.get(label.as_str()).is_none_or(|&name| {
-                    has(name) || (name == "tensor(float16)" && has("tensor(float)"))
-                })
+                types.get(label.as_str()).is_none_or(|&name| has(name) || (name == "tensor(float16)" && has("tensor(float)")))
             })
         })
     }

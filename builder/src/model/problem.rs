@@ -18,9 +18,7 @@ pub enum OperatorProblem {
         node: String,
     },
     /// The operator came into the domain later.
-    #[error(
-        "operator {operator} (node {node}) exists from opset {since} on, the model imports {opset}"
-    )]
+    #[error("operator {operator} (node {node}) exists from opset {since} on, the model imports {opset}")]
     NotYet {
         /// The operator.
         operator: OperatorId,
@@ -32,9 +30,7 @@ pub enum OperatorProblem {
         since: i64,
     },
     /// The operator was taken out of the domain.
-    #[error(
-        "operator {operator} (node {node}) was removed in opset {since}, the model imports {opset}"
-    )]
+    #[error("operator {operator} (node {node}) was removed in opset {since}, the model imports {opset}")]
     Removed {
         /// The operator.
         operator: OperatorId,
@@ -75,43 +71,21 @@ impl OperatorProblem {
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             OperatorProblem::Unknown { operator, .. } => {
-                format!(
-                    "if a library implements {operator}, name it in the recipe's `custom_op_libraries`"
-                )
+                format!("if a library implements {operator}, name it in the recipe's `custom_op_libraries`")
             }
-            OperatorProblem::NotYet {
-                since, operator, ..
-            } => {
-                format!(
-                    "export the model for opset {since} of {} or later",
-                    operator.domain
-                )
+            OperatorProblem::NotYet { since, operator, .. } => {
+                format!("export the model for opset {since} of {} or later", operator.domain)
             }
-            OperatorProblem::Removed {
-                since, operator, ..
-            } => format!(
-                "export the model for an opset of {} before {since}, or without {}",
-                operator.domain, operator.name
-            ),
-            OperatorProblem::NoKernel {
-                served_from: Some(opset),
-                operator,
-                ..
-            } => {
-                format!(
-                    "export the model for opset {opset} of {} or later, which has one",
-                    operator.domain
-                )
+            OperatorProblem::Removed { since, operator, .. } => {
+                format!("export the model for an opset of {} before {since}, or without {}", operator.domain, operator.name)
+            }
+            OperatorProblem::NoKernel { served_from: Some(opset), operator, .. } => {
+                format!("export the model for opset {opset} of {} or later, which has one", operator.domain)
             }
             OperatorProblem::NoKernel { operator, .. } => {
-                format!(
-                    "export the model without {}, or for another opset",
-                    operator.name
-                )
+                format!("export the model without {}, or for another opset", operator.name)
             }
-            OperatorProblem::NoKernelForTypes { .. } => {
-                "export the model in float32, or cast around the operator".to_owned()
-            }
+            OperatorProblem::NoKernelForTypes { .. } => "export the model in float32, or cast around the operator".to_owned(),
         })
     }
 
@@ -123,18 +97,7 @@ impl OperatorProblem {
             | (NotYet { operator: a, .. }, NotYet { operator: b, .. })
             | (Removed { operator: a, .. }, Removed { operator: b, .. })
             | (NoKernel { operator: a, .. }, NoKernel { operator: b, .. }) => a == b,
-            (
-                NoKernelForTypes {
-                    operator: a,
-                    types: s,
-                    ..
-                },
-                NoKernelForTypes {
-                    operator: b,
-                    types: t,
-                    ..
-                },
-            ) => a == b && s == t,
+            (NoKernelForTypes { operator: a, types: s, .. }, NoKernelForTypes { operator: b, types: t, .. }) => a == b && s == t,
             _ => false,
         }
     }

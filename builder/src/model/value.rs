@@ -62,9 +62,7 @@ impl DataType {
     }
 
     fn row(self) -> Option<&'static (&'static str, Option<u64>)> {
-        usize::try_from(self.0)
-            .ok()
-            .and_then(|index| DATA_TYPES.get(index))
+        usize::try_from(self.0).ok().and_then(|index| DATA_TYPES.get(index))
     }
 
     /// Returns the type's name in ONNX Runtime, or `None` for a number that is not known.
@@ -176,33 +174,17 @@ impl ValueType {
             return ValueType::Unknown;
         };
         if let Some(tensor) = &proto.tensor_type {
-            ValueType::Tensor {
-                datatype: DataType(tensor.elem_type),
-                shape: tensor.shape.as_ref().map(shape),
-            }
+            ValueType::Tensor { datatype: DataType(tensor.elem_type), shape: tensor.shape.as_ref().map(shape) }
         } else if let Some(tensor) = &proto.sparse_tensor_type {
-            ValueType::SparseTensor {
-                datatype: DataType(tensor.elem_type),
-                shape: tensor.shape.as_ref().map(shape),
-            }
+            ValueType::SparseTensor { datatype: DataType(tensor.elem_type), shape: tensor.shape.as_ref().map(shape) }
         } else if let Some(sequence) = &proto.sequence_type {
-            ValueType::Sequence {
-                element: Box::new(ValueType::from_proto(sequence.elem_type.as_deref())),
-            }
+            ValueType::Sequence { element: Box::new(ValueType::from_proto(sequence.elem_type.as_deref())) }
         } else if let Some(optional) = &proto.optional_type {
-            ValueType::Optional {
-                element: Box::new(ValueType::from_proto(optional.elem_type.as_deref())),
-            }
+            ValueType::Optional { element: Box::new(ValueType::from_proto(optional.elem_type.as_deref())) }
         } else if let Some(map) = &proto.map_type {
-            ValueType::Map {
-                key: DataType(map.key_type),
-                value: Box::new(ValueType::from_proto(map.value_type.as_deref())),
-            }
+            ValueType::Map { key: DataType(map.key_type), value: Box::new(ValueType::from_proto(map.value_type.as_deref())) }
         } else if let Some(opaque) = &proto.opaque_type {
-            ValueType::Opaque {
-                domain: text(&opaque.domain),
-                name: text(&opaque.name),
-            }
+            ValueType::Opaque { domain: text(&opaque.domain), name: text(&opaque.name) }
         } else {
             ValueType::Unknown
         }
@@ -211,9 +193,7 @@ impl ValueType {
     /// Whether every part of the type is known by name, so that it can be compared with a kernel's types.
     pub(crate) fn is_known(&self) -> bool {
         match self {
-            ValueType::Tensor { datatype, .. } | ValueType::SparseTensor { datatype, .. } => {
-                datatype.name().is_some()
-            }
+            ValueType::Tensor { datatype, .. } | ValueType::SparseTensor { datatype, .. } => datatype.name().is_some(),
             ValueType::Sequence { element } | ValueType::Optional { element } => element.is_known(),
             ValueType::Map { key, value } => key.name().is_some() && value.is_known(),
             ValueType::Opaque { .. } | ValueType::Unknown => false,
@@ -259,9 +239,6 @@ pub struct Value {
 
 impl Value {
     pub(crate) fn from_proto(proto: &ValueInfoProto) -> Value {
-        Value {
-            name: text(&proto.name),
-            r#type: ValueType::from_proto(proto.r#type.as_ref()),
-        }
+        Value { name: text(&proto.name), r#type: ValueType::from_proto(proto.r#type.as_ref()) }
     }
 }

@@ -58,8 +58,8 @@ const DEPTH_LIMIT: usize = 100;
 /// Returns a field's name, wire type and content, for the fields that [`super::proto`] declares.
 pub(crate) fn field(message: Message, number: u64) -> Option<(&'static str, u8, Message)> {
     use Message::{
-        Attribute, ElementType, Entry, Function, Graph, Leaf, MapType, Model, Node, Shape,
-        SparseTensor, Tensor, TensorType, Type, ValueInfo,
+        Attribute, ElementType, Entry, Function, Graph, Leaf, MapType, Model, Node, Shape, SparseTensor, Tensor, TensorType,
+        Type, ValueInfo,
     };
     Some(match (message, number) {
         (Model, 1) => ("ir_version", VARINT, Leaf),
@@ -75,9 +75,7 @@ pub(crate) fn field(message: Message, number: u64) -> Option<(&'static str, u8, 
         (Model, 25) => ("functions", LENGTH, Function),
         (Model, 26) => ("configuration", LENGTH, Leaf),
         (Graph, 1) | (Function, 7) => ("node", LENGTH, Node),
-        (Graph, 2) | (Function | Attribute | ValueInfo, 1) | (Node, 3) | (Tensor, 8) => {
-            ("name", LENGTH, Leaf)
-        }
+        (Graph, 2) | (Function | Attribute | ValueInfo, 1) | (Node, 3) | (Tensor, 8) => ("name", LENGTH, Leaf),
         (Graph, 5) => ("initializer", LENGTH, Tensor),
         (Graph, 11) => ("input", LENGTH, ValueInfo),
         (Graph, 12) => ("output", LENGTH, ValueInfo),
@@ -140,11 +138,7 @@ impl Outline {
 /// Lists the fields at the top of a file, without descending.
 pub(crate) fn outline(bytes: &[u8]) -> Outline {
     let mut outline = Outline::default();
-    let mut cursor = Cursor {
-        bytes,
-        at: 0,
-        end: bytes.len(),
-    };
+    let mut cursor = Cursor { bytes, at: 0, end: bytes.len() };
     while !cursor.is_done() {
         match cursor.next(Message::Model) {
             Ok(item) => {
@@ -167,11 +161,7 @@ pub(crate) fn outline(bytes: &[u8]) -> Outline {
 
 /// Whether the bytes are a protobuf message of any kind.
 pub(crate) fn is_message(bytes: &[u8]) -> bool {
-    let mut cursor = Cursor {
-        bytes,
-        at: 0,
-        end: bytes.len(),
-    };
+    let mut cursor = Cursor { bytes, at: 0, end: bytes.len() };
     while !cursor.is_done() {
         if cursor.next(Message::Leaf).is_err() {
             return false;
@@ -182,15 +172,7 @@ pub(crate) fn is_message(bytes: &[u8]) -> bool {
 
 /// Returns the first damage in a model, or `None` if the walk finds none.
 pub(crate) fn locate(bytes: &[u8]) -> Option<Damage> {
-    walk(
-        Cursor {
-            bytes,
-            at: 0,
-            end: bytes.len(),
-        },
-        Message::Model,
-        &mut Vec::new(),
-    )
+    walk(Cursor { bytes, at: 0, end: bytes.len() }, Message::Model, &mut Vec::new())
 }
 
 type Step = (&'static str, usize);
@@ -222,20 +204,10 @@ fn walk(mut cursor: Cursor<'_>, message: Message, path: &mut Vec<Step>) -> Optio
             continue;
         }
         if path.len() >= DEPTH_LIMIT {
-            return Some(damage(
-                path,
-                message,
-                Some(item.number),
-                start,
-                DamageKind::TooDeep,
-            ));
+            return Some(damage(path, message, Some(item.number), start, DamageKind::TooDeep));
         }
         path.push((name, count));
-        let inner = Cursor {
-            bytes: cursor.bytes,
-            at: item.start,
-            end: item.end,
-        };
+        let inner = Cursor { bytes: cursor.bytes, at: item.start, end: item.end };
         if let Some(found) = walk(inner, content, path) {
             return Some(found);
         }
@@ -244,13 +216,7 @@ fn walk(mut cursor: Cursor<'_>, message: Message, path: &mut Vec<Step>) -> Optio
     None
 }
 
-fn damage(
-    path: &[Step],
-    message: Message,
-    number: Option<u64>,
-    offset: usize,
-    kind: DamageKind,
-) -> Damage {
+fn damage(path: &[Step], message: Message, number: Option<u64>, offset: usize, kind: DamageKind) -> Damage {
     let mut field_path = String::new();
     for (name, index) in path {
         let _ = match name {
@@ -267,11 +233,7 @@ fn damage(
         },
         None => field_path.push_str("(key)"),
     }
-    Damage {
-        field: field_path,
-        offset: offset as u64,
-        kind,
-    }
+    Damage { field: field_path, offset: offset as u64, kind }
 }
 
 struct Item {
@@ -304,11 +266,7 @@ impl Cursor<'_> {
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 // The tenth byte holds the one bit that is left.
-                return if shift == 63 && byte > 1 {
-                    Err(DamageKind::NotProtobuf)
-                } else {
-                    Ok(value)
-                };
+                return if shift == 63 && byte > 1 { Err(DamageKind::NotProtobuf) } else { Ok(value) };
             }
         }
         Err(DamageKind::NotProtobuf)
@@ -326,19 +284,12 @@ impl Cursor<'_> {
         if let Some((_, expected, _)) = field(message, number)
             && expected != wire
         {
-            return Err(fail(DamageKind::WireType {
-                expected,
-                found: wire,
-            }));
+            return Err(fail(DamageKind::WireType { expected, found: wire }));
         }
         let start = match wire {
             VARINT => {
                 self.varint().map_err(fail)?;
-                return Ok(Item {
-                    number,
-                    start: self.at,
-                    end: self.at,
-                });
+                return Ok(Item { number, start: self.at, end: self.at });
             }
             LENGTH => {
                 let length = self.varint().map_err(fail)?;
@@ -349,11 +300,7 @@ impl Cursor<'_> {
             // Groups were dropped before ONNX existed; no field of ONNX has one.
             _ => return Err(fail(DamageKind::NotProtobuf)),
         };
-        Ok(Item {
-            number,
-            start,
-            end: self.at,
-        })
+        Ok(Item { number, start, end: self.at })
     }
 
     fn skip(&mut self, length: u64) -> Result<usize, DamageKind> {
@@ -364,10 +311,7 @@ impl Cursor<'_> {
                 self.at += length;
                 Ok(start)
             }
-            _ => Err(DamageKind::Overrun {
-                claimed: length,
-                remaining: remaining as u64,
-            }),
+            _ => Err(DamageKind::Overrun { claimed: length, remaining: remaining as u64 }),
         }
     }
 }

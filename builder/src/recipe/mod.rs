@@ -230,7 +230,9 @@ impl RecipeError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NoModel { .. } => Some("name a model, `imgbuild build model.onnx`, or write a recipe with `imgbuild init`".to_owned()),
+            Self::NoModel { .. } => {
+                Some("name a model, `imgbuild build model.onnx`, or write a recipe with `imgbuild init`".to_owned())
+            }
             Self::Parse(error) => error.hint(),
             _ => None,
         }
@@ -345,7 +347,11 @@ fn stem(model: &Path) -> String {
 fn check_name(name: String, what: &str) -> Result<String, RecipeError> {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(valid) {
-        return Err(field(what, &name, "1 to 128 letters, digits, `_`, `-` and `.`, not beginning with `.` (set one with `--name`)"));
+        return Err(field(
+            what,
+            &name,
+            "1 to 128 letters, digits, `_`, `-` and `.`, not beginning with `.` (set one with `--name`)",
+        ));
     }
     Ok(name)
 }

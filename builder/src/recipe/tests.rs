@@ -31,7 +31,8 @@ fn the_template_is_a_recipe_and_every_commented_key_is_one_too() {
 
 #[test]
 fn the_command_line_overrides_the_file() {
-    let file = RecipeFile::parse("model = \"a.onnx\"\nstack = \"x\"\ntags = [\"localhost/a:1\"]\n", Path::new("r.toml")).expect("valid");
+    let file =
+        RecipeFile::parse("model = \"a.onnx\"\nstack = \"x\"\ntags = [\"localhost/a:1\"]\n", Path::new("r.toml")).expect("valid");
     let overrides = Overrides {
         stack: Some("onnx-cpu".to_owned()),
         tags: vec!["localhost/a:2".to_owned()],

@@ -312,7 +312,11 @@ impl SizeReport {
 
     fn check(&self, path: &Path) -> Result<(), ReportError> {
         let same = |what: String, found: u64, expected: u64| {
-            if found == expected { Ok(()) } else { Err(ReportError::Inconsistent { path: path.to_owned(), what, found, expected }) }
+            if found == expected {
+                Ok(())
+            } else {
+                Err(ReportError::Inconsistent { path: path.to_owned(), what, found, expected })
+            }
         };
         same("totals.image.compressed".to_owned(), self.totals.image.compressed, self.layers.iter().map(|l| l.compressed).sum())?;
         same("totals.image.unpacked".to_owned(), self.totals.image.unpacked, self.layers.iter().map(|l| l.unpacked).sum())?;

@@ -30,7 +30,12 @@ pub fn render(report: &SizeReport) -> String {
     }
     let totals = &report.totals;
     line(row("total", &size(totals.image.unpacked), &size(totals.image.compressed), ""));
-    line(row("  without model", &size(totals.without_model.unpacked), &size(totals.without_model.compressed), "shared by every model of this stack"));
+    line(row(
+        "  without model",
+        &size(totals.without_model.unpacked),
+        &size(totals.without_model.compressed),
+        "shared by every model of this stack",
+    ));
     line(String::new());
     for level in &report.levels {
         let what = match level.minimize {
@@ -46,7 +51,12 @@ pub fn render(report: &SizeReport) -> String {
         let saved: u64 = report.omitted.iter().map(|omission| omission.unpacked).sum();
         line(format!("left out: {}", ByteSize(saved)));
         for omission in report.omitted.iter().take(ROWS) {
-            line(row(&format!("  {}", omission.name), &size(omission.unpacked), "", &format!("{}: {}", omission.package, omission.reason)));
+            line(row(
+                &format!("  {}", omission.name),
+                &size(omission.unpacked),
+                "",
+                &format!("{}: {}", omission.package, omission.reason),
+            ));
         }
         let rest = &report.omitted[ROWS.min(report.omitted.len())..];
         if !rest.is_empty() {

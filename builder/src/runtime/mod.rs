@@ -161,11 +161,7 @@ impl Runtime {
     }
 
     /// Takes what the data files always take: licences, scanners' metadata.
-    fn take_package_files(
-        &mut self,
-        request: &RuntimeRequest<'_>,
-        store: &Store,
-    ) -> Result<(), RuntimeError> {
+    fn take_package_files(&mut self, request: &RuntimeRequest<'_>, store: &Store) -> Result<(), RuntimeError> {
         for (rule, package) in request.base.packages.iter().zip(request.base_packages) {
             let origin = package.origin();
             let used = rule.is_always_used() || self.taken.iter().any(|taken| taken.provenance.origin == origin);
@@ -180,14 +176,20 @@ impl Runtime {
                 .entries()
                 .iter()
                 .filter(|entry| {
-                    request.base.place(&entry.path, request.platform).is_ok_and(|path| self.taken.iter().any(|taken| taken.path == path))
+                    request
+                        .base
+                        .place(&entry.path, request.platform)
+                        .is_ok_and(|path| self.taken.iter().any(|taken| taken.path == path))
                 })
                 .map(|entry| entry.path.clone())
                 .collect();
             let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
             for file in debian::scanner_files(package, &paths) {
                 let path: ImagePath = format!("/{}", file.path.trim_start_matches('/')).parse()?;
-                self.take(&Candidate::generated(path, file.content, &origin), "tells vulnerability scanners about the package".to_owned());
+                self.take(
+                    &Candidate::generated(path, file.content, &origin),
+                    "tells vulnerability scanners about the package".to_owned(),
+                );
             }
         }
         for (rule, package) in request.stack.packages.iter().zip(request.stack_packages) {
@@ -226,7 +228,10 @@ fn opens(request: &RuntimeRequest<'_>, candidates: &Candidates) -> Vec<RuntimeOp
         opens.push(by_server(path.to_string(), "custom operators of the recipe"));
     }
     for path in &candidates.kept {
-        opens.push(by_server(path.clone(), if request.minimize == Minimize::Package { "every library of the package is taken" } else { "kept by request" }));
+        opens.push(by_server(
+            path.clone(),
+            if request.minimize == Minimize::Package { "every library of the package is taken" } else { "kept by request" },
+        ));
     }
     for rule in request.stack.opens.iter().chain(&request.base.opens) {
         opens.push(RuntimeOpen {

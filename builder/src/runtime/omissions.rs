@@ -35,8 +35,12 @@ impl Runtime {
                 package: package.pin().name.clone(),
                 files: 0,
                 unpacked: 0,
-                reason: if is_stack { "Python modules, headers and data, which serving does not need" } else { "nothing in the image reaches them" }
-                    .to_owned(),
+                reason: if is_stack {
+                    "Python modules, headers and data, which serving does not need"
+                } else {
+                    "nothing in the image reaches them"
+                }
+                .to_owned(),
             };
             for (path, size) in &sizes {
                 let name = path.rsplit('/').next().unwrap_or(path);
@@ -61,7 +65,8 @@ impl Runtime {
                 }
             }
             // Files that are in the image under another name were counted as left out by none of the above.
-            let named: u64 = self.omitted.iter().filter(|omission| omission.package == rest.package).map(|omission| omission.unpacked).sum();
+            let named: u64 =
+                self.omitted.iter().filter(|omission| omission.package == rest.package).map(|omission| omission.unpacked).sum();
             rest.unpacked = rest.unpacked.min(installed.saturating_sub(named));
             if rest.files > 0 {
                 self.omitted.push(rest);
@@ -103,7 +108,7 @@ fn reason(request: &RuntimeRequest<'_>, name: &str) -> String {
     let applies = |when: &When| match when {
         When::Always => true,
         When::OperatorsAbsent(operators) => {
-            !request.model.operators.keys().any(|used| operators.iter().any(|operator| *operator == used.name))
+            !request.model.operators.keys().any(|used| operators.contains(&used.name))
         }
     };
     let rule = request.stack.omit.iter().find(|rule| rule.library == name && applies(&rule.when));

@@ -107,9 +107,7 @@ impl Tree {
         let entry = Entry { kind, mode, layer, origin, reason };
         match self.entries.get(&path) {
             Some(existing) if existing.kind == entry.kind && existing.mode == entry.mode => Ok(()),
-            Some(existing) => {
-                Err(LayoutError::Conflict { first: describe(existing), second: describe(&entry), path })
-            }
+            Some(existing) => Err(LayoutError::Conflict { first: describe(existing), second: describe(&entry), path }),
             None => {
                 self.entries.insert(path, entry);
                 Ok(())

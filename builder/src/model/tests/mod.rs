@@ -7,9 +7,8 @@ use prost::Message as _;
 use tempfile::TempDir;
 
 use super::proto::{
-    AttributeProto, DimensionProto, EntryProto, FunctionProto, GraphProto, LOCATION_EXTERNAL,
-    ModelProto, NodeProto, OperatorSetProto, ShapeProto, SparseTensorProto, TensorProto,
-    TensorTypeProto, TypeProto, ValueInfoProto,
+    AttributeProto, DimensionProto, EntryProto, FunctionProto, GraphProto, LOCATION_EXTERNAL, ModelProto, NodeProto,
+    OperatorSetProto, ShapeProto, SparseTensorProto, TensorProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use super::{Model, ModelError, OperatorTable, check_operators};
 
@@ -24,10 +23,7 @@ const INT16: i32 = 5;
 const BFLOAT16: i32 = 16;
 
 fn opset(domain: &str, version: i64) -> OperatorSetProto {
-    OperatorSetProto {
-        domain: domain.into(),
-        version,
-    }
+    OperatorSetProto { domain: domain.into(), version }
 }
 
 fn node(domain: &str, operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
@@ -46,41 +42,20 @@ fn relu() -> NodeProto {
 
 fn tensor_type(elem_type: i32, shape: Option<Vec<DimensionProto>>) -> TypeProto {
     let shape = shape.map(|dim| ShapeProto { dim });
-    TypeProto {
-        tensor_type: Some(TensorTypeProto { elem_type, shape }),
-        ..TypeProto::default()
-    }
+    TypeProto { tensor_type: Some(TensorTypeProto { elem_type, shape }), ..TypeProto::default() }
 }
 
 fn value(name: &str, elem_type: i32) -> ValueInfoProto {
-    ValueInfoProto {
-        name: name.into(),
-        r#type: Some(tensor_type(elem_type, None)),
-    }
+    ValueInfoProto { name: name.into(), r#type: Some(tensor_type(elem_type, None)) }
 }
 
 fn tensor(name: &str, dims: &[i64]) -> TensorProto {
-    TensorProto {
-        name: name.into(),
-        dims: dims.to_vec(),
-        data_type: FLOAT,
-        ..TensorProto::default()
-    }
+    TensorProto { name: name.into(), dims: dims.to_vec(), data_type: FLOAT, ..TensorProto::default() }
 }
 
 fn external(name: &str, entries: &[(&str, &str)]) -> TensorProto {
-    let external_data = entries
-        .iter()
-        .map(|(key, value)| EntryProto {
-            key: (*key).into(),
-            value: (*value).into(),
-        })
-        .collect();
-    TensorProto {
-        external_data,
-        data_location: LOCATION_EXTERNAL,
-        ..tensor(name, &[4])
-    }
+    let external_data = entries.iter().map(|(key, value)| EntryProto { key: (*key).into(), value: (*value).into() }).collect();
+    TensorProto { external_data, data_location: LOCATION_EXTERNAL, ..tensor(name, &[4]) }
 }
 
 fn graph(nodes: Vec<NodeProto>) -> GraphProto {
@@ -106,31 +81,14 @@ fn model(graph: GraphProto) -> ModelProto {
 fn with_branches(then: NodeProto, other: NodeProto) -> NodeProto {
     let branch = |name: &str, inner| AttributeProto {
         name: name.into(),
-        g: Some(GraphProto {
-            node: vec![inner],
-            ..GraphProto::default()
-        }),
+        g: Some(GraphProto { node: vec![inner], ..GraphProto::default() }),
         ..AttributeProto::default()
     };
-    NodeProto {
-        attribute: vec![branch("then_branch", then), branch("else_branch", other)],
-        ..node("", "If", &["c"], &["y"])
-    }
+    NodeProto { attribute: vec![branch("then_branch", then), branch("else_branch", other)], ..node("", "If", &["c"], &["y"]) }
 }
 
-fn function(
-    domain: &str,
-    name: &str,
-    nodes: Vec<NodeProto>,
-    opsets: Vec<OperatorSetProto>,
-) -> FunctionProto {
-    FunctionProto {
-        domain: domain.into(),
-        name: name.into(),
-        node: nodes,
-        opset_import: opsets,
-        ..FunctionProto::default()
-    }
+fn function(domain: &str, name: &str, nodes: Vec<NodeProto>, opsets: Vec<OperatorSetProto>) -> FunctionProto {
+    FunctionProto { domain: domain.into(), name: name.into(), node: nodes, opset_import: opsets, ..FunctionProto::default() }
 }
 
 /// A model on disk, in a folder of its own.
@@ -155,37 +113,23 @@ fn open_model(model: &ModelProto) -> Result<Model, ModelError> {
 }
 
 fn table() -> OperatorTable {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../templates/operators/onnxruntime-1.32.0.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../templates/operators/onnxruntime-1.32.0.json");
     OperatorTable::load(&path).expect("the repository's own table is valid")
 }
 
 fn check(model: &ModelProto) -> Result<super::OperatorCheck, ModelError> {
-    check_operators(
-        &open_model(model).expect("it opens").onnx,
-        &table(),
-        &[] as &[&str],
-    )
+    check_operators(&open_model(model).expect("it opens").onnx, &table(), &[] as &[&str])
 }
 
 /// Bytes of a model that has every kind of field.
 fn rich_model() -> ModelProto {
-    let mut nested = graph(vec![
-        with_branches(relu(), node("own", "F", &["x"], &["y"])),
-        relu(),
-    ]);
+    let mut nested = graph(vec![with_branches(relu(), node("own", "F", &["x"], &["y"])), relu()]);
     nested.initializer = vec![tensor("w", &[2, 2])];
     nested.value_info = vec![value("v", BFLOAT16)];
-    nested.sparse_initializer = vec![SparseTensorProto {
-        values: Some(tensor("s", &[1])),
-        indices: None,
-    }];
+    nested.sparse_initializer = vec![SparseTensorProto { values: Some(tensor("s", &[1])), indices: None }];
     let mut proto = model(nested);
     proto.functions = vec![function("own", "F", vec![relu()], vec![opset("", 13)])];
-    proto.metadata_props = vec![EntryProto {
-        key: b"k".to_vec(),
-        value: b"v".to_vec(),
-    }];
+    proto.metadata_props = vec![EntryProto { key: b"k".to_vec(), value: b"v".to_vec() }];
     proto.opset_import.push(opset("own", 1));
     proto
 }

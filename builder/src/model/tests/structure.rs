@@ -11,43 +11,21 @@ fn a_model_tells_its_inputs_outputs_and_operators() {
         node("com.microsoft", "Gelu", &["b"], &["y"]),
     ]);
     let dims = vec![
-        DimensionProto {
-            dim_param: Some(b"batch".to_vec()),
-            ..DimensionProto::default()
-        },
-        DimensionProto {
-            dim_value: Some(4),
-            ..DimensionProto::default()
-        },
-        DimensionProto {
-            dim_value: Some(-1),
-            ..DimensionProto::default()
-        },
+        DimensionProto { dim_param: Some(b"batch".to_vec()), ..DimensionProto::default() },
+        DimensionProto { dim_value: Some(4), ..DimensionProto::default() },
+        DimensionProto { dim_value: Some(-1), ..DimensionProto::default() },
         DimensionProto::default(),
     ];
     graph.input = vec![
-        ValueInfoProto {
-            name: b"x".to_vec(),
-            r#type: Some(tensor_type(FLOAT, Some(dims))),
-        },
+        ValueInfoProto { name: b"x".to_vec(), r#type: Some(tensor_type(FLOAT, Some(dims))) },
         value("w", FLOAT),
         value("s", FLOAT),
     ];
     graph.initializer = vec![tensor("w", &[3, 4])];
-    graph.sparse_initializer = vec![SparseTensorProto {
-        values: Some(tensor("s", &[2])),
-        indices: Some(tensor("", &[2])),
-    }];
+    graph.sparse_initializer = vec![SparseTensorProto { values: Some(tensor("s", &[2])), indices: Some(tensor("", &[2])) }];
     let mut proto = model(graph);
-    proto.opset_import = vec![
-        opset("", 12),
-        opset("com.microsoft", 1),
-        opset("ai.onnx", 13),
-    ];
-    proto.metadata_props = vec![EntryProto {
-        key: b"license".to_vec(),
-        value: b"MIT".to_vec(),
-    }];
+    proto.opset_import = vec![opset("", 12), opset("com.microsoft", 1), opset("ai.onnx", 13)];
+    proto.metadata_props = vec![EntryProto { key: b"license".to_vec(), value: b"MIT".to_vec() }];
     let opened = open_model(&proto).expect("a sound model");
     assert_eq!(opened.name, "my model.v2");
     let expected = serde_json::json!({
@@ -75,60 +53,29 @@ fn a_model_tells_its_inputs_outputs_and_operators() {
             "external": [],
         },
     });
-    assert_eq!(
-        serde_json::to_value(&opened).expect("serialisable"),
-        expected
-    );
+    assert_eq!(serde_json::to_value(&opened).expect("serialisable"), expected);
 }
 
 #[test]
 fn nested_graphs_and_called_functions_count_and_unused_ones_do_not() {
-    let body = vec![
-        node("own", "Inner", &["x"], &["t"]),
-        node("", "Tanh", &["t"], &["y"]),
-    ];
+    let body = vec![node("own", "Inner", &["x"], &["t"]), node("", "Tanh", &["t"], &["y"])];
     let mut proto = model(graph(vec![
         with_branches(
             node("own", "Outer", &["x"], &["a"]),
-            with_branches(
-                node("", "Elu", &["x"], &["b"]),
-                node("", "Elu", &["x"], &["d"]),
-            ),
+            with_branches(node("", "Elu", &["x"], &["b"]), node("", "Elu", &["x"], &["d"])),
         ),
         node("own", "Outer", &["y"], &["z"]),
     ]));
     proto.functions = vec![
         function("own", "Outer", body, vec![opset("", 13), opset("own", 1)]),
-        function(
-            "own",
-            "Inner",
-            vec![node("", "Sigmoid", &["x"], &["y"])],
-            vec![opset("", 13)],
-        ),
-        function(
-            "own",
-            "Unused",
-            vec![node("", "Sin", &["x"], &["y"])],
-            vec![opset("", 13)],
-        ),
+        function("own", "Inner", vec![node("", "Sigmoid", &["x"], &["y"])], vec![opset("", 13)]),
+        function("own", "Unused", vec![node("", "Sin", &["x"], &["y"])], vec![opset("", 13)]),
     ];
     proto.opset_import.push(opset("own", 1));
     let opened = open_model(&proto).expect("a sound model").onnx;
-    let counts: Vec<(String, u64)> = opened
-        .operators
-        .iter()
-        .map(|(id, &count)| (id.to_string(), count))
-        .collect();
-    let expected = [
-        ("ai.onnx:Elu", 2),
-        ("ai.onnx:If", 2),
-        ("ai.onnx:Sigmoid", 1),
-        ("ai.onnx:Tanh", 1),
-    ];
-    assert_eq!(
-        counts,
-        expected.map(|(name, count)| (name.to_owned(), count))
-    );
+    let counts: Vec<(String, u64)> = opened.operators.iter().map(|(id, &count)| (id.to_string(), count)).collect();
+    let expected = [("ai.onnx:Elu", 2), ("ai.onnx:If", 2), ("ai.onnx:Sigmoid", 1), ("ai.onnx:Tanh", 1)];
+    assert_eq!(counts, expected.map(|(name, count)| (name.to_owned(), count)));
     assert_eq!(opened.node_count, 6);
     let called: Vec<String> = opened.functions.iter().map(OperatorId::to_string).collect();
     assert_eq!(called, ["own:Inner", "own:Outer"]);
@@ -139,10 +86,7 @@ fn nested_graphs_and_called_functions_count_and_unused_ones_do_not() {
 fn names_that_are_not_utf8_are_no_reason_to_refuse() {
     let mut proto = model(graph(vec![relu()]));
     proto.producer_name = vec![0xff, b'a'];
-    assert_eq!(
-        open_model(&proto).expect("readable").onnx.producer_name,
-        "\u{fffd}a"
-    );
+    assert_eq!(open_model(&proto).expect("readable").onnx.producer_name, "\u{fffd}a");
 }
 
 #[test]
@@ -160,10 +104,7 @@ fn data_types_are_sized_as_onnx_packs_them() {
     let sequence = ValueType::Sequence {
         element: Box::new(ValueType::Map {
             key: DataType::from_number(7),
-            value: Box::new(ValueType::Tensor {
-                datatype: DataType::FLOAT,
-                shape: Some(vec![Dimension::Fixed(1)]),
-            }),
+            value: Box::new(ValueType::Tensor { datatype: DataType::FLOAT, shape: Some(vec![Dimension::Fixed(1)]) }),
         }),
     };
     assert_eq!(sequence.to_string(), "seq(map(int64,tensor(float)))");
