@@ -78,7 +78,6 @@ pub fn model(name: &str) -> PathBuf {
 ///
 /// # Panics
 /// Where it cannot be fetched or copied.
-#[must_use]
 pub fn model_in(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(format!("{name}.onnx"));
     std::fs::copy(model(name), &path).expect("the model can be copied");
