@@ -53,7 +53,12 @@ fn the_documentation_names_only_options_that_exist() {
     for line in readme.lines().filter_map(|line| line.trim().strip_prefix("imgbuild ")) {
         let mut words = line.split_whitespace();
         let command = words.next().expect("a command");
-        let help = text(&succeed(imgbuild().args([command, "--help"])).stdout);
+        let mut help = imgbuild();
+        help.arg(command);
+        if command == "cache" {
+            help.arg(words.next().expect("a command of the store's"));
+        }
+        let help = text(&succeed(help.arg("--help")).stdout);
         for option in words.filter(|word| word.starts_with('-')) {
             let option = option.split('=').next().expect("an option");
             assert!(help.contains(option), "README: `imgbuild {line}`: {command} has no {option}");

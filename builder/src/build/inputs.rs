@@ -45,6 +45,8 @@ pub struct Inputs {
     pub base_packages: Vec<Package>,
     /// The server.
     pub server: ServerBinary,
+    /// The lock, not yet saved.
+    pub lock: Lock,
     /// What changed in the lock.
     pub lock_changes: Vec<String>,
 }
@@ -76,7 +78,7 @@ impl Inputs {
     /// Opens the model, locks and fetches the packages, and checks that the runtime knows the model's operators.
     ///
     /// # Errors
-    /// Where one of them cannot be had or does not fit the others. The lock file is written once everything fits.
+    /// Where one of them cannot be had or does not fit the others. Nothing but the store is written.
     pub fn obtain(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Self, BuildError> {
         let data = Data::locate();
         let model = Model::open(&recipe.model)?;
@@ -129,9 +131,6 @@ impl Inputs {
         {
             base.value.check_release(&Release::of(package, store)?)?;
         }
-        if !options.dry_run {
-            obtained.lock.save(&recipe.lock_path())?;
-        }
         Ok(Self {
             model,
             stack: stack.value,
@@ -139,6 +138,7 @@ impl Inputs {
             stack_packages: packages,
             base_packages,
             server,
+            lock: obtained.lock,
             lock_changes: obtained.changes,
         })
     }

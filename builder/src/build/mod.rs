@@ -64,6 +64,10 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     let tree = layout::lay_out(recipe, &inputs, &runtime, store)?;
     let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
     let written = write_layers(&tree, &format, store, progress)?;
+    // Last, so that a build that fails leaves the lock as it was.
+    if !options.dry_run {
+        inputs.lock.save(&recipe.lock_path())?;
+    }
     let composition = sizes::composition(recipe, &inputs, &runtime);
     let image = assemble(recipe, &inputs, options, &written, &composition);
     let report = sizes::report(recipe, &inputs, &runtime, &tree, &written, &image);

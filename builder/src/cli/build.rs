@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::{Context, images, print, print_json};
 use crate::build::{BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
 use crate::exit_code;
-use crate::lock::{Lock, LockMode};
+use crate::lock::LockMode;
 use crate::recipe::{Budgets, Overrides, Recipe};
 use crate::reference::Reference;
 use crate::report::{self, SizeReport};
@@ -90,9 +90,9 @@ pub(super) fn lock(context: &Context, args: LockArgs) -> Result<u8, Failure> {
         dry_run: false,
     };
     let inputs = Inputs::obtain(&recipe, &options, &context.store()?, &context.progress)?;
+    inputs.lock.save(&recipe.lock_path()).map_err(crate::build::BuildError::from)?;
     if args.json {
-        let lock = Lock::load(&recipe.lock_path()).map_err(crate::build::BuildError::from)?;
-        print_json(&lock);
+        print_json(&inputs.lock);
     } else if inputs.lock_changes.is_empty() {
         print(&format!("{} is up to date\n", recipe.lock_path().display()));
     } else {
