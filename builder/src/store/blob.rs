@@ -206,8 +206,20 @@ impl UnhashedBlobWriter {
         file.as_file().set_permissions(fs::Permissions::from_mode(0o444)).map_err(error(file.path()))?;
         writeback.finish().map_err(error(file.path()))?;
         file.as_file().sync_data().map_err(error(file.path()))?;
+        // A blob that another build put there meanwhile stays: somebody may be reading it, and it has the same bytes.
+        let mut file = file;
+        let file = loop {
+            file = match file.persist_noclobber(&path) {
+                Ok(file) => break file,
+                Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => match store.find(&digest)? {
+                    Some(blob) => return Ok(blob),
+                    // It was damaged, and is gone now.
+                    None => failed.file,
+                },
+                Err(failed) => return Err(error(&path)(failed.error)),
+            };
+        };
         // Read after the rename, which changes the inode's times on some file systems.
-        let file = file.persist(&path).map_err(|failed| error(&path)(failed.error))?;
         let metadata = file.metadata().map_err(error(&path))?;
         store.write_atomically(&store.stamp_path(&digest), &stamp(&metadata))?;
         Ok(Blob { digest, size: written, path })
