@@ -1,7 +1,8 @@
-//! What was built, how big every part is, and why it is there: [`SizeReport`], written as `size.json`.
+//! What was built, how big every part is, and why it is there: [`SizeReport`], written as `size.json`; and how fast it starts: [`cold_start`].
 //!
 //! The format is described in `docs/spec/size-report.md`. Equal builds give equal reports: nothing in it depends on the clock or the machine.
 
+pub mod cold_start;
 mod composition;
 mod table;
 
@@ -10,6 +11,7 @@ pub use table::render;
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -234,16 +236,18 @@ pub enum ReportError {
         /// Why not.
         source: std::io::Error,
     },
-    /// The file is no report.
-    #[error("`{path}` is no size report")]
+    /// The file is no report, or was cut short.
+    #[error("`{path}` is no `{schema}` report")]
     Parse {
         /// The file.
         path: PathBuf,
+        /// What was expected.
+        schema: &'static str,
         /// What is wrong.
         source: serde_json::Error,
     },
     /// The file is of another kind or version.
-    #[error("`{path}` is `{schema}` version {version}, expected `{SCHEMA}` version {VERSION}")]
+    #[error("`{path}` is `{schema}` version {version}, expected `{expected_schema}` version {expected_version}")]
     Version {
         /// The file.
         path: PathBuf,
@@ -251,6 +255,10 @@ pub enum ReportError {
         schema: String,
         /// Its version.
         version: u64,
+        /// The schema that was expected.
+        expected_schema: &'static str,
+        /// The newest version that can be read.
+        expected_version: u32,
     },
     /// The parts of the report do not add up: it was edited or cut.
     #[error("`{path}` contradicts itself: {what} is {found}, and its parts give {expected}")]
@@ -264,6 +272,36 @@ pub enum ReportError {
         /// What its parts give.
         expected: u64,
     },
+    /// The times of the report do not add up: it was edited.
+    #[error("`{path}` contradicts itself: {what} is {found} ms, and its samples give {expected} ms")]
+    Times {
+        /// The file.
+        path: PathBuf,
+        /// Which time.
+        what: String,
+        /// What the report says.
+        found: f64,
+        /// What its samples give.
+        expected: f64,
+    },
+}
+
+/// Reads a report whose first keys name its schema and version.
+fn parse_versioned<T: DeserializeOwned>(text: &str, path: &Path, schema: &'static str, version: u32) -> Result<T, ReportError> {
+    let parse = |source| ReportError::Parse { path: path.to_owned(), schema, source };
+    let value: serde_json::Value = serde_json::from_str(text).map_err(parse)?;
+    let found_schema = value["schema"].as_str().unwrap_or("a file without a schema");
+    let found_version = value["version"].as_u64().unwrap_or(0);
+    if found_schema != schema || found_version != u64::from(version) {
+        return Err(ReportError::Version {
+            path: path.to_owned(),
+            schema: found_schema.to_owned(),
+            version: found_version,
+            expected_schema: schema,
+            expected_version: version,
+        });
+    }
+    serde_json::from_value(value).map_err(parse)
 }
 
 impl SizeReport {
@@ -298,14 +336,7 @@ impl SizeReport {
     /// # Errors
     /// As [`SizeReport::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ReportError> {
-        let parse = |source| ReportError::Parse { path: path.to_owned(), source };
-        let value: serde_json::Value = serde_json::from_str(text).map_err(parse)?;
-        let schema = value["schema"].as_str().unwrap_or("a file without a schema").to_owned();
-        let version = value["version"].as_u64().unwrap_or(0);
-        if schema != SCHEMA || version != u64::from(VERSION) {
-            return Err(ReportError::Version { path: path.to_owned(), schema, version });
-        }
-        let report: Self = serde_json::from_value(value).map_err(parse)?;
+        let report: Self = parse_versioned(text, path, SCHEMA, VERSION)?;
         report.check(path)?;
         Ok(report)
     }
