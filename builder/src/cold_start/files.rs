@@ -143,7 +143,8 @@ impl ImageFile {
     fn resident(&self, file: &File) -> Result<u64, ColdStartError> {
         // SAFETY: the mapping is never read, only asked about, so that it does not matter who writes to the file.
         let map = unsafe { Mmap::map(file) }.map_err(failed("map", &self.place))?;
-        let page = rustix::param::page_size();
+        // SAFETY: `sysconf` has no preconditions.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page has a size");
         let mut pages = vec![0_u8; map.len().div_ceil(page)];
         // SAFETY: the range is that of a live mapping, and there is a byte for each of its pages.
         let answer = unsafe { libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), pages.as_mut_ptr()) };
