@@ -89,8 +89,11 @@ pub(super) fn coldstart(context: &Context, args: ColdstartArgs) -> Result<u8, Fa
     let (transport, image) = images::open(context, &args.image.image, args.image.platform, &args.image.registry)?;
     let starter = choose(args.runner, &transport)?;
     if args.link.is_some() && matches!(starter, Starter::Engine(_)) {
-        return Err(Failure::new("`--link` shapes imgbuild's own download, and the engine downloads by itself", exit_code::USAGE)
-            .with_hint("`--runner embedded` downloads with imgbuild"));
+        return Err(Failure::new(
+            "`--link` shapes imgbuild's own download, and the engine downloads by itself",
+            exit_code::USAGE,
+        )
+        .with_hint("`--runner embedded` downloads with imgbuild"));
     }
     let origin = origin(&transport, &image, &starter, args.from);
     let target = match &origin {
@@ -100,8 +103,7 @@ pub(super) fn coldstart(context: &Context, args: ColdstartArgs) -> Result<u8, Fa
     let settings = images::settings(&args.image.registry, target);
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
-            .map_err(|error| Failure::new(error, exit_code::FAILURE))?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(|error| Failure::new(error, exit_code::FAILURE))?;
     }
     let request = Request {
         image: &image,

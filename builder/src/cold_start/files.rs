@@ -1,7 +1,7 @@
 //! The image's files as the page cache sees them: [`ImageFiles`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ struct ImageFile {
     path: String,
     /// On this machine.
     place: PathBuf,
+    inode: u64,
     size: u64,
 }
 
@@ -70,7 +71,10 @@ impl ImageFiles {
                 let metadata = entry.metadata().map_err(|error| failed("read", entry.path())(error.into()))?;
                 let identity = (metadata.dev(), metadata.ino());
                 if metadata.is_file() && metadata.len() > 0 {
-                    found.insert(path.clone(), (identity, ImageFile { path, place: entry.into_path(), size: metadata.len() }));
+                    found.insert(
+                        path.clone(),
+                        (identity, ImageFile { path, place: entry.into_path(), inode: metadata.ino(), size: metadata.len() }),
+                    );
                 } else {
                     // Something else has taken a lower file's place.
                     found.remove(&path);
@@ -117,14 +121,20 @@ impl ImageFiles {
         Ok(())
     }
 
-    /// Tells how much of each file is in memory, the largest part first; files without any are left out.
+    /// Tells how much of each file was needed, the largest part first; files of which nothing was are left out.
+    ///
+    /// What is in memory is more, as the kernel reads ahead: up to whole libraries. Of a file that the process has mapped, only the
+    /// pages that it has in its own page tables count, where the kernel tells them.
     ///
     /// # Errors
     /// Where a file cannot be opened or mapped.
-    pub fn touched(&self) -> Result<Vec<TouchedFile>, ColdStartError> {
+    pub fn touched(&self, process: Option<u32>) -> Result<Vec<TouchedFile>, ColdStartError> {
+        let smaps = process.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/smaps")).ok()).unwrap_or_default();
+        let mapped = mapped_bytes(&smaps);
         let mut touched = Vec::new();
         for file in &self.files {
-            let bytes = file.resident(&file.open()?)?;
+            let resident = file.resident(&file.open()?)?;
+            let bytes = mapped.get(&file.inode).map_or(resident, |mapped| resident.min(*mapped));
             if bytes > 0 {
                 touched.push(TouchedFile { path: file.path.clone(), size: file.size, touched: bytes });
             }
@@ -156,10 +166,40 @@ impl ImageFile {
     }
 }
 
+/// The bytes of each file, by inode, that a process has in its page tables, by `/proc/PID/smaps`.
+fn mapped_bytes(smaps: &str) -> BTreeMap<u64, u64> {
+    let mut mapped = BTreeMap::new();
+    let mut inode = 0;
+    for line in smaps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["Rss:", kibibytes, "kB"] if inode != 0 => {
+                *mapped.entry(inode).or_default() += kibibytes.parse::<u64>().unwrap_or(0) << 10;
+            }
+            // The head of a mapping: addresses, rights, offset, device, inode, path.
+            [addresses, _, _, device, number, ..] if addresses.contains('-') && device.contains(':') => {
+                inode = number.parse().unwrap_or(0);
+            }
+            _ => {}
+        }
+    }
+    mapped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+
+    #[test]
+    fn pages_of_a_mapped_file_are_added_up() {
+        let smaps = "\
+7f00-7f10 r-xp 00000000 fe:00 42    /usr/lib/a b.so\nSize: 64 kB\nRss:   16 kB\nPss: 1 kB\n\
+7f10-7f20 r--p 00010000 fe:00 42    /usr/lib/a b.so\nRss:    4 kB\nVmFlags: rd mr mw me\n\
+7f20-7f30 rw-p 00000000 00:00 0\nRss:  100 kB\n\
+7f30-7f40 r--p 00000000 fe:00 43    /models/m\nRss:    0 kB\n";
+        assert_eq!(mapped_bytes(smaps), BTreeMap::from([(42, 20 << 10), (43, 0)]));
+        assert_eq!(mapped_bytes("nonsense"), BTreeMap::new());
+    }
 
     #[test]
     fn what_is_read_is_in_memory_and_what_is_dropped_is_not() {
@@ -178,7 +218,7 @@ mod tests {
         let names: Vec<_> = files.files.iter().map(|file| (file.path.as_str(), file.size)).collect();
         assert_eq!(names, [("/b", 300_000), ("/etc/c", 5)]);
         files.read_into_cache().expect("they are read");
-        let touched = files.touched().expect("they are seen");
+        let touched = files.touched(None).expect("they are seen");
         assert_eq!(touched[0], TouchedFile { path: "/b".to_owned(), size: 300_000, touched: 300_000 });
         assert_eq!(touched[1].touched, 5);
         let left = files.drop_from_cache().expect("they are dropped");

@@ -26,7 +26,11 @@ pub fn describe(folder: &Path) -> Machine {
 /// The processor's name in `/proc/cpuinfo`.
 fn cpu(cpuinfo: &str) -> Option<String> {
     let value = |key: &str| {
-        cpuinfo.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
+        cpuinfo
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.trim() == key)
+            .map(|(_, value)| value.trim())
     };
     if let Some(name) = value("model name").filter(|name| !name.is_empty()) {
         return Some(name.to_owned());
@@ -68,7 +72,9 @@ mod tests {
         assert_eq!(cpu(""), None);
         assert_eq!(memory("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16384));
         let mounts = "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:5 / /home rw shared:1 - xfs /dev/b rw\n3 2 0:6 / /home/with\\040space rw - tmpfs none rw\n4 1 8:2 / / rw - btrfs /dev/c rw\n";
-        for (path, expected) in [("/home/me", "xfs on /dev/b"), ("/homes", "btrfs on /dev/c"), ("/home/with space/x", "tmpfs on none")] {
+        for (path, expected) in
+            [("/home/me", "xfs on /dev/b"), ("/homes", "btrfs on /dev/c"), ("/home/with space/x", "tmpfs on none")]
+        {
             assert_eq!(disk(mounts, Path::new(path)).as_deref(), Some(expected), "{path}");
         }
         assert_eq!(disk("nonsense\n", Path::new("/")), None);

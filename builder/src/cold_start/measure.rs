@@ -202,7 +202,7 @@ impl Session<'_> {
             self.progress.note(format!("run {number} of {}: cold start", self.request.runs));
             let mut started = self.start(&installed, infer)?;
             if let Some(files) = &installed.files {
-                self.samples.touched = files.touched()?;
+                self.samples.touched = files.touched(started.container.pid())?;
             }
             self.samples.cold.take(&started);
             started.container.stop(DRAIN)?;

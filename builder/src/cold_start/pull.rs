@@ -115,9 +115,10 @@ impl Site<'_> {
             (Starter::Embedded(_), Place::Registry(reference)) => self.install_here(reference, link),
             (Starter::Engine(docker), Place::Registry(reference)) => self.install_in_engine(docker, reference),
             (Starter::Engine(docker), Place::Engine(name)) => self.installed(docker, name, None),
-            (Starter::Embedded(_), Place::Engine(name)) => {
-                Err(ColdStartError::Data { place: name.clone(), reason: "is in an engine, which the embedded runner does not use".to_owned() })
-            }
+            (Starter::Embedded(_), Place::Engine(name)) => Err(ColdStartError::Data {
+                place: name.clone(),
+                reason: "is in an engine, which the embedded runner does not use".to_owned(),
+            }),
         }
     }
 

@@ -197,7 +197,9 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
         }
         let Some((name, value)) = line.trim_end().split_once(':') else { return Ok(Some(request)) };
         match name.to_ascii_lowercase().as_str() {
-            "range" => request.offset = value.trim().strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')?.parse().ok()),
+            "range" => {
+                request.offset = value.trim().strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')?.parse().ok())
+            }
             "connection" => request.keep_alive = !value.trim().eq_ignore_ascii_case("close"),
             _ => {}
         }
@@ -205,7 +207,8 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
 }
 
 fn send(mut stream: &TcpStream, request: &Request, mut answer: Answer) -> io::Result<()> {
-    let mut head = format!("HTTP/1.1 {}\r\ncontent-type: {}\r\ncontent-length: {}\r\n", answer.status, answer.kind, answer.length);
+    let mut head =
+        format!("HTTP/1.1 {}\r\ncontent-type: {}\r\ncontent-length: {}\r\n", answer.status, answer.kind, answer.length);
     let mut header = |name: &str, value: &Option<String>| {
         if let Some(value) = value {
             head.push_str(&format!("{name}: {value}\r\n"));

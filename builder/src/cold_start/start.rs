@@ -90,9 +90,8 @@ fn join(
 ) -> Result<Vec<(Phase, Duration)>, &'static str> {
     let after = |line: &PhaseLine| Duration::try_from_secs_f64(line.at_ms / 1e3).unwrap_or_default();
     let origin = lines.iter().filter_map(|(at, line)| at.checked_sub(after(line))).min().ok_or("exec")?;
-    let at = |name: &'static str| {
-        lines.iter().find(|(_, line)| line.phase == name).map(|(_, line)| origin + after(line)).ok_or(name)
-    };
+    let at =
+        |name: &'static str| lines.iter().find(|(_, line)| line.phase == name).map(|(_, line)| origin + after(line)).ok_or(name);
     let ends = [
         (Phase::Create, timings.created),
         // An engine may say that the program was started long after its first line.

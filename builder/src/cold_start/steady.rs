@@ -70,14 +70,7 @@ fn summarise(clients: u64, latencies: &[Duration], elapsed: Duration) -> Steady 
     };
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
     let per_second = latencies.len() as f64 / elapsed.as_secs_f64();
-    Steady {
-        clients,
-        requests: latencies.len() as u64,
-        p50_ms: within(50),
-        p95_ms: within(95),
-        p99_ms: within(99),
-        per_second,
-    }
+    Steady { clients, requests: latencies.len() as u64, p50_ms: within(50), p95_ms: within(95), p99_ms: within(99), per_second }
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ fn touched(text: &mut String, report: &ColdStartReport) {
     let size: u64 = report.touched.iter().map(|file| file.size).sum();
     let _ = writeln!(
         text,
-        "\nread by the first answer: {} of {} in {} files, readahead included",
+        "\nneeded by the first answer: {} of {} in {} files",
         ByteSize(touched),
         ByteSize(size),
         report.touched.len()
