@@ -71,7 +71,7 @@ pub struct RecipeArgs {
     #[arg(long, value_name = "STACK")]
     pub stack: Option<String>,
 
-    /// What lies at the bottom: debian-12, scratch, or an image by digest
+    /// What lies at the bottom: debian-12, scratch, or an image (oci:DIR, oci-archive:FILE, docker://HOST/NAME), pinned by digest
     #[arg(long, value_name = "BASE")]
     pub base: Option<String>,
 
@@ -183,6 +183,9 @@ pub struct LockArgs {
     /// Print the lock as JSON
     #[arg(long)]
     pub json: bool,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }
 
 /// `imgbuild init`

@@ -42,6 +42,7 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
         reach: reach(args.recipe.offline),
         threads: args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
         epoch: epoch_of_environment()?,
+        client: images::client(context, &args.registry, None),
         server: server(&recipe)?,
         dry_run: args.dry_run,
     };
@@ -86,6 +87,7 @@ pub(super) fn lock(context: &Context, args: LockArgs) -> Result<u8, Failure> {
         reach: reach(args.recipe.offline),
         threads: 1,
         epoch: 0,
+        client: images::client(context, &args.registry, None),
         server: server(&recipe)?,
         dry_run: false,
     };
@@ -150,7 +152,12 @@ fn put_everywhere(
     let content = Content::from(built.image.clone());
     for place in places {
         let request = Put { name: references.first(), platform: None, store: Some(&store), progress: &context.progress };
-        let placed = images::put(context, place, &content, &request, registry, &images::PushChoices::default())?;
+        // Layers of the base that lie in the same registry are mounted from there.
+        let base = built.base_reference.iter();
+        let near = base.filter(|base| matches!(place, Transport::Registry(reference) if reference.registry == base.registry));
+        let choices =
+            images::PushChoices { mount_from: near.map(|base| base.repository.clone()).collect(), ..Default::default() };
+        let placed = images::put(context, place, &content, &request, registry, &choices)?;
         context.progress.note(format!("{place}: {placed}"));
     }
     Ok(())

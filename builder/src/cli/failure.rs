@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::build::BuildError;
 use crate::exit_code;
 use crate::lock::LockError;
+use crate::parent::ParentError;
 use crate::recipe::RecipeError;
 use crate::registry::RegistryError;
 use crate::report::ReportError;
@@ -56,8 +57,9 @@ impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Self {
         let code = match &error {
             BuildError::Lock(LockError::Pin { .. } | LockError::Offline { .. }) | BuildError::Source(_) => exit_code::FETCH,
+            BuildError::Lock(LockError::Base(error)) | BuildError::Parent(error) => parent_code(error),
             BuildError::Lock(_) => exit_code::LOCK,
-            BuildError::Runtime(RuntimeError::Links(_)) => exit_code::LINK,
+            BuildError::Runtime(RuntimeError::Links(_) | RuntimeError::BaseLacks { .. }) => exit_code::LINK,
             BuildError::Store(_) => exit_code::STORAGE,
             BuildError::Layer { source, .. } if is_about_input(source) => exit_code::UNUSABLE_INPUT,
             BuildError::Layer { .. } => exit_code::STORAGE,
@@ -65,6 +67,14 @@ impl From<BuildError> for Failure {
         };
         let hint = error.hint();
         Self { error: Box::new(error), hint, code }
+    }
+}
+
+fn parent_code(error: &ParentError) -> u8 {
+    match error {
+        ParentError::Store(_) => exit_code::STORAGE,
+        error if error.is_about_fetching() => exit_code::FETCH,
+        _ => exit_code::UNUSABLE_INPUT,
     }
 }
 

@@ -9,7 +9,6 @@ pub use file::{ExtraFileEntry, ImageSection, RecipeFile, RuntimeSection, ServerS
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -50,21 +49,25 @@ impl fmt::Display for Minimize {
 pub enum BaseChoice {
     /// A file of `base-images/`, by name, such as `debian-12` or `scratch`.
     Named(String),
-    /// An OCI image, by transport and digest, as the recipe wrote it.
-    Image(String),
+    /// An OCI image, by transport and perhaps digest.
+    Image {
+        /// As it was written.
+        written: String,
+        /// What a path in it is relative to.
+        folder: PathBuf,
+    },
 }
 
-impl FromStr for BaseChoice {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(if text.contains(':') { Self::Image(text.to_owned()) } else { Self::Named(text.to_owned()) })
+impl BaseChoice {
+    /// Tells a name from an image by its colon; a path in it is relative to `folder`.
+    fn new(text: String, folder: &Path) -> Self {
+        if text.contains(':') { Self::Image { written: text, folder: folder.to_owned() } } else { Self::Named(text) }
     }
 }
 
 impl fmt::Display for BaseChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Named(text) | Self::Image(text)) = self;
+        let (Self::Named(text) | Self::Image { written: text, .. }) = self;
         f.write_str(text)
     }
 }
@@ -155,8 +158,8 @@ pub struct Recipe {
     pub labels: BTreeMap<String, String>,
     /// Environment of the image.
     pub environment: BTreeMap<String, String>,
-    /// As whom it runs.
-    pub user: User,
+    /// As whom it runs; `None` leaves it to the base.
+    pub user: Option<User>,
     /// Files of the user's own.
     pub files: Vec<ExtraFile>,
     /// Limits.
@@ -283,7 +286,12 @@ impl Recipe {
             (None, None) => Platform::host(),
         };
         let files = written.files.into_iter().map(|entry| extra_file(entry, &folder)).collect::<Result<_, _>>()?;
-        let user = written.image.user.as_deref().map(parse_user).transpose()?.unwrap_or_default();
+        let user = written.image.user.as_deref().map(parse_user).transpose()?;
+        let base = match (overrides.base, written.base) {
+            (Some(typed), _) => BaseChoice::new(typed, Path::new(".")),
+            (None, Some(written)) => BaseChoice::new(written, &folder),
+            (None, None) => BaseChoice::Named(DEFAULT_BASE.to_owned()),
+        };
         for name in written.image.env.keys() {
             if name.is_empty() || name.contains(['=', '\0']) {
                 return Err(field("image.env", name, "a variable's name without `=`"));
@@ -293,7 +301,7 @@ impl Recipe {
             model,
             name,
             stack: overrides.stack.or(written.stack).filter(|stack| stack != "auto"),
-            base: overrides.base.or(written.base).unwrap_or_else(|| DEFAULT_BASE.to_owned()).parse().expect("never fails"),
+            base,
             platform,
             compression: overrides.compression.or(written.compression).unwrap_or_else(|| "auto".to_owned()),
             minimize: overrides.minimize.or(written.minimize).unwrap_or_default(),
