@@ -1,6 +1,10 @@
 //! Tests of the whole product; a line per subject.
 
 mod bad_input;
+mod base_image;
 mod command;
+mod custom_operators;
 mod determinism;
+mod golden;
 mod image;
+mod vendor;

@@ -1,5 +1,7 @@
 //! What the tests share: the built programs, real models, and programs that are started and ended by their process id.
 
+pub mod elf;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -224,6 +226,23 @@ pub fn registry(folder: &Path) -> (Running, String) {
     let answers = wait_for(Duration::from_secs(20), || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
     assert!(answers.is_some(), "docker-registry does not answer at {address}");
     (running, address)
+}
+
+/// Starts an image with the embedded runner and gives the address that it prints.
+///
+/// # Panics
+/// Where it gives none within a minute.
+#[must_use]
+pub fn serve(folder: &Path, image: &str) -> (Running, String) {
+    let output = folder.join("address");
+    let log = folder.join("container.log");
+    let file = |path: &Path| std::fs::File::create(path).expect("the folder can be written");
+    let mut command = imgbuild();
+    command.current_dir(folder).args(["run", image, "--runner", "embedded"]).stdout(file(&output)).stderr(file(&log));
+    let running = Running::start(&mut command);
+    let address = wait_for(Duration::from_secs(60), || std::fs::read_to_string(&output).ok().filter(|text| text.ends_with('\n')));
+    let address = address.unwrap_or_else(|| panic!("no address: {}", std::fs::read_to_string(&log).unwrap_or_default()));
+    (running, address.trim().trim_start_matches("http://").to_owned())
 }
 
 /// Reads a file of JSON.

@@ -114,8 +114,7 @@ impl Inputs {
             requests,
             base_image,
         };
-        let parents =
-            Parents { client: &options.client, store, reach: options.reach, progress, platform: recipe.platform };
+        let parents = Parents { client: &options.client, store, reach: options.reach, progress, platform: recipe.platform };
         let sources = Sources::new(&Environment::of_process(), &recipe.folder);
         let chooser = Chooser { sources: &sources, store, parents: &parents, reach: options.reach, progress };
         let obtained = Lock::obtain(&recipe.lock_path(), &request, options.lock, &chooser)?;
@@ -133,7 +132,7 @@ impl Inputs {
             (Some(name), Some(pin)) => Some(parents.open(name, pin)?),
             _ => None,
         };
-        let user = user_of(recipe, parent.as_ref(), progress)?;
+        let user = user_of(recipe, &base.value, parent.as_ref(), progress)?;
         Ok(Self {
             model,
             stack: stack.value,
@@ -156,6 +155,13 @@ impl Inputs {
         environment.extend(self.stack.environment.clone());
         environment.extend(recipe.environment.clone());
         environment
+    }
+
+    /// Where the server starts: in the folder that the base names, or in the root.
+    #[must_use]
+    pub fn working_folder(&self) -> &str {
+        let named = self.parent.as_ref().and_then(|parent| parent.config.config.working_dir.as_deref());
+        named.filter(|folder| folder.starts_with('/')).unwrap_or("/")
     }
 
     /// What the runtime is resolved from.
@@ -194,19 +200,17 @@ fn base_of(recipe: &Recipe, data: &Data) -> Result<(Loaded<BaseImage>, Option<Pa
             };
             Ok((base, image))
         }
-        BaseChoice::Image { written, folder } => {
-            Ok((data.base_image(PLAIN_BASE)?, Some(ParentName::parse(written, folder)?)))
-        }
+        BaseChoice::Image { written, folder } => Ok((data.base_image(PLAIN_BASE)?, Some(ParentName::parse(written, folder)?))),
     }
 }
 
-/// As whom the image runs: what the recipe says, else what the base does unless that is root, else the usual user.
-fn user_of(recipe: &Recipe, parent: Option<&Parent>, progress: &Progress) -> Result<User, BuildError> {
-    let Some(parent) = parent.filter(|_| recipe.user.is_none()) else { return Ok(recipe.user.unwrap_or_default()) };
+/// As whom the image runs: what the recipe says, else what the base image does unless that is root, else the data file's user.
+fn user_of(recipe: &Recipe, base: &BaseImage, parent: Option<&Parent>, progress: &Progress) -> Result<User, BuildError> {
+    let user = User { uid: base.user.uid, gid: base.user.gid };
+    let Some(parent) = parent.filter(|_| recipe.user.is_none()) else { return Ok(recipe.user.unwrap_or(user)) };
     if let Some(user) = parent.user()? {
         return Ok(user);
     }
-    let user = User::default();
     progress.note(format!("the base {} runs as root; the image runs as {user}", parent.name));
     Ok(user)
 }

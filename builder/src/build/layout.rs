@@ -97,6 +97,10 @@ fn lay_out_base(ground: &mut Ground<'_>, recipe: &Recipe, inputs: &Inputs) -> Re
         let provenance = Provenance::generated(LayerName::Base, &directory.reason);
         ground.add_missing(directory.path.at(recipe.platform), Kind::Directory, directory.mode, provenance)?;
     }
+    if let Some(folder) = inputs.working_folder().parse().ok().filter(|_| inputs.parent.is_some()) {
+        let provenance = Provenance::generated(LayerName::Base, "the working folder that the base names");
+        ground.add_missing(folder, Kind::Directory, 0o755, provenance)?;
+    }
     let user = User { name: base.user.name.clone(), uid: inputs.user.uid, gid: inputs.user.gid };
     for file in &base.files {
         let provenance = Provenance::generated(LayerName::Base, &file.reason);

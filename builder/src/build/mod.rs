@@ -134,7 +134,7 @@ fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &
             exposed_ports: BTreeMap::from([("8080/tcp".to_owned(), BTreeMap::new())]),
             env: Some(environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
             entrypoint: Some(vec![SERVER_PATH.to_owned()]),
-            working_dir: Some(working_folder(parent).unwrap_or("/").to_owned()),
+            working_dir: Some(inputs.working_folder().to_owned()),
             labels: Some(labels),
             stop_signal: Some("SIGTERM".to_owned()),
             ..ContainerConfig::default()
@@ -145,11 +145,6 @@ fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &
         layers,
         annotations: annotations(recipe, parent),
     })
-}
-
-/// The folder in which the base starts its programs.
-fn working_folder(parent: Option<&Parent>) -> Option<&str> {
-    parent?.config.config.working_dir.as_deref().filter(|folder| !folder.is_empty())
 }
 
 /// What the manifest says about the image: its title, and upon what it was put.

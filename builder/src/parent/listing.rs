@@ -111,7 +111,8 @@ impl Listing {
             .map_err(failed)?;
         for (path, key) in missing {
             let file = files.get(path).ok_or_else(|| failed(ReadError::NotThere { path: path.clone() }))?;
-            let open = File::open(file).map_err(|source| failed(ReadError::Write { action: "read", path: file.clone(), source }))?;
+            let open =
+                File::open(file).map_err(|source| failed(ReadError::Write { action: "read", path: file.clone(), source }))?;
             let blob = store.add(open, None)?;
             store.put_record("parent-file", &key, &serde_json::to_vec(&blob.digest).expect("a digest is plain data"))?;
             found.insert(path.clone(), blob);

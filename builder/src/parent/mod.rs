@@ -254,7 +254,8 @@ impl Parent {
             return Ok(None);
         }
         let passwd = self.lines("/etc/passwd")?;
-        let row = passwd.iter().find(|row| row.first().is_some_and(|name| name == user) || row.get(2).is_some_and(|uid| uid == user));
+        let row =
+            passwd.iter().find(|row| row.first().is_some_and(|name| name == user) || row.get(2).is_some_and(|uid| uid == user));
         let number = |text: Option<&String>| text.and_then(|text| text.parse::<u32>().ok());
         let unknown = || ParentError::User { name: self.name.to_string(), user: written.clone() };
         let uid = user.parse().ok().or_else(|| number(row?.get(2))).ok_or_else(unknown)?;

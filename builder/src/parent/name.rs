@@ -63,7 +63,9 @@ impl ParentName {
     pub(super) fn at(&self, digest: Digest) -> Transport {
         let mut transport = self.transport.clone();
         match &mut transport {
-            Transport::OciLayout { selector, .. } | Transport::OciArchive { selector, .. } => *selector = Selector::Digest(digest),
+            Transport::OciLayout { selector, .. } | Transport::OciArchive { selector, .. } => {
+                *selector = Selector::Digest(digest)
+            }
             Transport::Registry(reference) => reference.digest = Some(digest),
             Transport::DockerArchive { .. } | Transport::DockerDaemon { .. } => {}
         }

@@ -288,7 +288,7 @@ impl Recipe {
         let files = written.files.into_iter().map(|entry| extra_file(entry, &folder)).collect::<Result<_, _>>()?;
         let user = written.image.user.as_deref().map(parse_user).transpose()?;
         let base = match (overrides.base, written.base) {
-            (Some(typed), _) => BaseChoice::new(typed, Path::new(".")),
+            (Some(typed), _) => BaseChoice::new(typed, Path::new("")),
             (None, Some(written)) => BaseChoice::new(written, &folder),
             (None, None) => BaseChoice::Named(DEFAULT_BASE.to_owned()),
         };

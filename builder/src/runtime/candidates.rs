@@ -141,7 +141,13 @@ impl Candidates {
         let folder = request.library_folder()?;
         candidates.add_stack(request, &folder, store)?;
         let server = Origin::Server { version: request.server_version.clone() };
-        candidates.add(Candidate::of_disk(request.place(SERVER_PATH.parse()?)?, &request.server, LayerName::Server, server, store)?);
+        candidates.add(Candidate::of_disk(
+            request.place(SERVER_PATH.parse()?)?,
+            &request.server,
+            LayerName::Server,
+            server,
+            store,
+        )?);
         for file in request.custom_operators {
             let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let path = folder.join(&name)?;
