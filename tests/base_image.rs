@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use imgbuild_tests::{fail_with, has, imgbuild, json_file, model_in, python, registry, root, serve, shared_store, succeed, text};
+use imgbuild_tests::{
+    fail_with, has, imgbuild, json_file, lock_in, model_in, python, registry, root, serve, shared_store, succeed, text,
+};
 use serde_json::Value;
 
 /// A folder with a model and a lock of Debian's packages, out of which bases are made.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     model_in(folder.path(), "magika");
-    succeed(imgbuild().current_dir(&folder).args(["lock", "magika.onnx"]));
-    std::fs::rename(folder.path().join("imgbuild.lock"), folder.path().join("debian.lock")).expect("a lock");
+    lock_in(folder.path());
+    std::fs::copy(folder.path().join("imgbuild.lock"), folder.path().join("debian.lock")).expect("a lock");
     folder
 }
 
@@ -266,7 +268,9 @@ fn bases_that_do_not_fit_are_refused_for_what_they_are() {
         .expect("an index");
     let error = refused(folder, "oci:bases:good", &[], 3);
     assert!(error.contains("schemaVersion"), "{error}");
-    assert!(!folder.join("magika.oci").exists() && !folder.join("imgbuild.lock").exists());
+    assert!(!folder.join("magika.oci").exists());
+    let lock = std::fs::read(folder.join("imgbuild.lock")).expect("the lock");
+    assert!(lock == std::fs::read(folder.join("debian.lock")).expect("the lock"), "a build that fails leaves the lock as it was");
 }
 
 /// A manifest out of the layout's own files.

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
-use imgbuild_tests::{fail_with, has, imgbuild, json_file, python, root, serve, succeed};
+use imgbuild_tests::{fail_with, has, imgbuild, json_file, lock_in, python, root, serve, succeed};
 
 const MODEL: &str = "
 import onnx
@@ -39,6 +39,7 @@ fn a_custom_operator_is_packaged_proven_and_served() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     succeed(python().current_dir(folder).args(["-c", MODEL]));
+    lock_in(folder);
     std::fs::write(folder.join("imgbuild.toml"), "model = \"scale.onnx\"\n").expect("a recipe");
     let error = fail_with(imgbuild().current_dir(folder).arg("build"), 3);
     assert!(error.contains("com.example"), "{error}");

@@ -7,4 +7,5 @@ mod custom_operators;
 mod determinism;
 mod golden;
 mod image;
+mod platforms;
 mod vendor;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use imgbuild_tests::elf::rename_version;
-use imgbuild_tests::{fail_with, has, imgbuild, json_file, model_in, root, serve, succeed, text};
+use imgbuild_tests::{fail_with, has, imgbuild, json_file, lock_in, model_in, root, serve, succeed, text};
 use serde_json::Value;
 
 const NAME: &str = "onnxruntime-linux-x64-1.32.0";
@@ -13,6 +13,7 @@ const NAME: &str = "onnxruntime-linux-x64-1.32.0";
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     model_in(folder.path(), "magika");
+    lock_in(folder.path());
     let fetched = succeed(&mut Command::new(root().join("tests/tools/fetch-onnxruntime.sh")));
     let lib = folder.path().join(NAME).join("lib");
     std::fs::create_dir_all(&lib).expect("a folder");
@@ -108,6 +109,7 @@ fn a_server_of_the_users_own_brings_its_libraries_and_is_proven() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     model_in(folder, "magika");
+    lock_in(folder);
     let source = root().join("builder/src/runner/tests/server.c");
     std::fs::write(folder.join("lib.c"), "int more(void) { return 0; }\n").expect("a file");
     succeed(Command::new("gcc").current_dir(folder).args(["-shared", "-fPIC", "-o", "libmore.so", "lib.c"]));

@@ -86,6 +86,21 @@ pub fn model_in(folder: &Path, name: &str) -> PathBuf {
     path
 }
 
+/// A lock of the default stack and base in a folder. Versions are chosen once for all tests: that asks package indexes.
+///
+/// # Panics
+/// Where a version cannot be chosen.
+pub fn lock_in(folder: &Path) {
+    let kept = build_folder().join("test.lock");
+    if !kept.exists() {
+        let scratch = tempfile::tempdir_in(build_folder()).expect("the build folder can be written");
+        model_in(scratch.path(), "magika");
+        succeed(imgbuild().current_dir(&scratch).args(["lock", "magika.onnx"]));
+        std::fs::rename(scratch.path().join("imgbuild.lock"), &kept).expect("the build folder can be written");
+    }
+    std::fs::copy(&kept, folder.join("imgbuild.lock")).expect("the lock can be copied");
+}
+
 /// Python with the packages of `tests/tools/requirements.txt`.
 ///
 /// # Panics
