@@ -3,26 +3,7 @@
 use std::collections::BTreeMap;
 
 use imgbuild_tests::elf::{Machine, library, program};
-use imgbuild_tests::{imgbuild, json_file, root, succeed};
-
-/// A field of a protobuf message that is text, bytes or a message.
-fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    [&[number << 3 | 2, u8::try_from(content.len()).expect("a short field")], content].concat()
-}
-
-/// A field of a protobuf message that is a small number.
-fn number(field: u8, value: u8) -> Vec<u8> {
-    vec![field << 3, value]
-}
-
-/// `y = Identity(x)` for one float.
-fn model() -> Vec<u8> {
-    let shape = field(2, &field(1, &number(1, 1)));
-    let value = |name: &[u8]| [field(1, name), field(2, &field(1, &[number(1, 1), shape.clone()].concat()))].concat();
-    let node = [field(1, b"x"), field(2, b"y"), field(4, b"Identity")].concat();
-    let graph = [field(1, &node), field(2, b"g"), field(11, &value(b"x")), field(12, &value(b"y"))].concat();
-    [number(1, 8), field(7, &graph), field(8, &number(2, 17))].concat()
-}
+use imgbuild_tests::{imgbuild, json_file, root, succeed, tiny};
 
 const RECIPE: &str = r#"
 model = "tiny.onnx"
@@ -49,7 +30,7 @@ fn a_golden_image_keeps_its_digest() {
     std::fs::create_dir(folder.path().join("runtime")).expect("a folder");
     write("runtime/libonnxruntime.so.1", &library(Machine::X86_64, "libonnxruntime.so.1", &[]));
     write("server", &program(Machine::X86_64));
-    write("tiny.onnx", &model());
+    write("tiny.onnx", &tiny::identity());
     write("labels.txt", b"zero\none\n");
     write("imgbuild.toml", RECIPE.as_bytes());
     let mut found = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! What the tests share: the built programs, real models, and programs that are started and ended by their process id.
 
 pub mod elf;
+pub mod tiny;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

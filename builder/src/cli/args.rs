@@ -75,11 +75,11 @@ pub struct RecipeArgs {
     #[arg(long, value_name = "BASE")]
     pub base: Option<String>,
 
-    /// Platform, linux/amd64 or linux/arm64 [default: this machine's]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<Platform>,
+    /// Platform, linux/amd64 or linux/arm64; several, separated by commas, give an index [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    pub platform: Vec<Platform>,
 
-    /// Server binary [default: imgserve beside imgbuild]
+    /// Server binary; `{arch}` in it stands for amd64 or arm64 [default: imgserve beside imgbuild, imgserve-arm64 for another platform]
     #[arg(long, env = "IMGBUILD_SERVER", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub server: Option<PathBuf>,
 
@@ -110,7 +110,9 @@ pub struct RegistryArgs {
   imgbuild build model.onnx -o docker-daemon:magika:1 -o oci-archive:magika.tar
       loads it in Docker and writes an archive as well
   imgbuild build --locked --offline
-      builds imgbuild.toml from the store alone, with exactly the pinned inputs")]
+      builds imgbuild.toml from the store alone, with exactly the pinned inputs
+  imgbuild build model.onnx --platform linux/amd64,linux/arm64 --server imgserve-{arch} -t localhost:5000/acme/magika:1 --push
+      sends an image for each platform and one index over them")]
 pub struct BuildArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,

@@ -4,6 +4,7 @@ mod args;
 mod build;
 mod failure;
 mod images;
+mod platforms;
 mod run;
 mod small;
 mod terminal;

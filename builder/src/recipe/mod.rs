@@ -152,6 +152,8 @@ pub struct Recipe {
     pub keep: Vec<String>,
     /// The server binary, or `None` for the one beside the builder.
     pub server: Option<PathBuf>,
+    /// The name of the lock.
+    lock_file: String,
     /// Options of the server that go into its file in the image.
     pub server_options: BTreeMap<String, toml::Value>,
     /// Labels of the image.
@@ -179,6 +181,8 @@ pub struct Overrides {
     pub base: Option<String>,
     /// The platform.
     pub platform: Option<Platform>,
+    /// Whether it is one of several that are built together: each has a lock of its own.
+    pub one_of_several: bool,
     /// The compression.
     pub compression: Option<String>,
     /// How much is left out.
@@ -285,6 +289,10 @@ impl Recipe {
             (None, Some(text)) => text.parse().map_err(|_| field("platform", text, "`linux/amd64` or `linux/arm64`"))?,
             (None, None) => Platform::host(),
         };
+        let for_platform = |path: PathBuf| match path.to_str() {
+            Some(text) => PathBuf::from(text.replace("{arch}", platform.architecture())),
+            None => path,
+        };
         let files = written.files.into_iter().map(|entry| extra_file(entry, &folder)).collect::<Result<_, _>>()?;
         let user = written.image.user.as_deref().map(parse_user).transpose()?;
         let base = match (overrides.base, written.base) {
@@ -307,11 +315,15 @@ impl Recipe {
             minimize: overrides.minimize.or(written.minimize).unwrap_or_default(),
             tags: [written.tags, overrides.tags].concat(),
             outputs: if overrides.outputs.is_empty() { written.outputs } else { overrides.outputs },
-            runtime: written.runtime.path.as_deref().map(in_folder),
-            custom_operators: written.runtime.custom_operators.iter().map(|path| in_folder(path)).collect(),
+            runtime: written.runtime.path.as_deref().map(in_folder).map(for_platform),
+            custom_operators: written.runtime.custom_operators.iter().map(|path| for_platform(in_folder(path))).collect(),
             custom_domains: written.runtime.custom_domains,
             keep: [written.runtime.keep, overrides.keep].concat(),
-            server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)),
+            server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)).map(for_platform),
+            lock_file: match overrides.one_of_several {
+                true => format!("imgbuild-{}.lock", platform.architecture()),
+                false => "imgbuild.lock".to_owned(),
+            },
             server_options: written.server.options,
             labels: written.image.labels,
             environment: written.image.env,
@@ -325,7 +337,7 @@ impl Recipe {
     /// The file that pins this recipe's inputs.
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
-        self.folder.join("imgbuild.lock")
+        self.folder.join(&self.lock_file)
     }
 
     /// What the lock depends on besides the stack and base themselves.
