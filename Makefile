@@ -50,6 +50,8 @@ bench: build ## measure against docker build, buildah and sha256sum, and write d
 
 .PHONY: golden
 golden: ## write the golden digests anew; commit the change alone and say why
+	cargo build --locked -p imgbuild
+	cargo build --locked --profile server -p imgserve
 	IMGBUILD_GOLDEN=write cargo nextest run --locked --workspace golden
 
 .PHONY: clean

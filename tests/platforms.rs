@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use imgbuild_tests::elf::{Machine, library, program};
+use imgbuild_tests::elf::{Machine, dynamic_program, library, program};
 use imgbuild_tests::{fail_with, has, imgbuild, json_file, model_in, registry, succeed, text, tiny};
 use serde_json::Value;
 
@@ -22,7 +22,8 @@ fn an_image_for_arm64_is_assembled_and_proven_on_amd64() {
     let error = fail_with(&mut build(), 3);
     assert!(error.contains("x86_64") && error.contains("expected linux/arm64") && error.contains("--server"), "{error}");
 
-    std::fs::write(folder.join("server"), program(Machine::Aarch64)).expect("a file");
+    let server = dynamic_program(Machine::Aarch64, "/lib/ld-linux-aarch64.so.1", &["libc.so.6"]);
+    std::fs::write(folder.join("server"), server).expect("a file");
     succeed(build().args(["--server", "server", "--report", "size.json", "-o", "oci:out:1"]));
     let lock = std::fs::read_to_string(folder.join("imgbuild.lock")).expect("a lock");
     let files: Vec<&str> = lock.lines().filter(|line| line.starts_with("file = ")).collect();
@@ -39,7 +40,7 @@ fn an_image_for_arm64_is_assembled_and_proven_on_amd64() {
     succeed(Command::new("umoci").current_dir(folder).args(["unpack", "--rootless", "--image", "out:1", "bundle"]));
     let rootfs = folder.join("bundle/rootfs");
     let libraries = rootfs.join("usr/lib/aarch64-linux-gnu");
-    assert!(rootfs.join("usr/lib/ld-linux-aarch64.so.1").exists(), "where programs look for the loader");
+    assert!(rootfs.join("lib/ld-linux-aarch64.so.1").exists(), "where programs look for the loader");
     for name in ["libonnxruntime.so.1", "libc.so.6", "libstdc++.so.6"] {
         let header = succeed(Command::new("readelf").arg("-h").arg(libraries.join(name)));
         assert!(text(&header.stdout).contains("AArch64"), "{name}");

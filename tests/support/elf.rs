@@ -54,29 +54,42 @@ pub fn program(machine: Machine) -> Vec<u8> {
 }
 
 /// A shared library with a soname that defines nothing and needs these others.
-///
-/// # Panics
-/// Never: its names are short.
 #[must_use]
 pub fn library(machine: Machine, soname: &str, needed: &[&str]) -> Vec<u8> {
+    // DT_SONAME
+    dynamic(machine, None, &[(14, &[soname]), (1, needed)])
+}
+
+/// A program that a loader starts, and that needs these libraries.
+#[must_use]
+pub fn dynamic_program(machine: Machine, loader: &str, needed: &[&str]) -> Vec<u8> {
+    dynamic(machine, Some(loader), &[(1, needed)])
+}
+
+/// A file with a dynamic segment that holds these names, by their tag.
+fn dynamic(machine: Machine, loader: Option<&str>, named: &[(u64, &[&str])]) -> Vec<u8> {
     let mut names = vec![0];
-    let mut name_at = |name: &str| {
-        let at = names.len() as u64;
+    let mut tags: Vec<(u64, u64)> = Vec::new();
+    for (tag, name) in named.iter().flat_map(|(tag, list)| list.iter().map(move |name| (tag, name))) {
+        tags.push((*tag, names.len() as u64));
         names.extend(name.as_bytes());
         names.push(0);
-        at
-    };
-    let soname = name_at(soname);
-    let needed: Vec<u64> = needed.iter().map(|name| name_at(name)).collect();
+    }
+    let loader_at = names.len() as u64;
+    names.extend(loader.into_iter().flat_map(str::bytes));
+    names.push(0);
     names.resize(names.len().next_multiple_of(8), 0);
-    let strings = HEADER + 2 * PROGRAM_HEADER;
+    let segments = if loader.is_some() { 3 } else { 2 };
+    let strings = HEADER + u64::from(segments) * PROGRAM_HEADER;
     let symbols = strings + names.len() as u64;
     let dynamic = symbols + 24;
-    // DT_NEEDED, DT_SONAME, DT_STRTAB, DT_STRSZ, DT_SYMTAB, DT_SYMENT, DT_NULL
-    let mut tags: Vec<(u64, u64)> = needed.into_iter().map(|at| (1, at)).collect();
-    tags.extend([(14, soname), (5, strings), (10, names.len() as u64), (6, symbols), (11, 24), (0, 0)]);
+    // DT_STRTAB, DT_STRSZ, DT_SYMTAB, DT_SYMENT, DT_NULL
+    tags.extend([(5, strings), (10, names.len() as u64), (6, symbols), (11, 24), (0, 0)]);
     let size = dynamic + 16 * tags.len() as u64;
-    let mut bytes = header(machine, 3, 0, 2);
+    let mut bytes = header(machine, 3, 0, segments);
+    if let Some(loader) = loader {
+        bytes.extend(segment(3, strings + loader_at, strings + loader_at, loader.len() as u64 + 1));
+    }
     bytes.extend(segment(1, 0, 0, size));
     bytes.extend(segment(2, dynamic, dynamic, size - dynamic));
     bytes.extend(names);
