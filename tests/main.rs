@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod base_image;
+mod cold_start;
 mod command;
 mod custom_operators;
 mod determinism;

@@ -44,6 +44,8 @@ pub enum Command {
     Why(WhyArgs),
     /// Start an image and print its address
     Run(RunArgs),
+    /// Measure how long an image takes from nothing to its first answer, phase by phase
+    Coldstart(super::coldstart::ColdstartArgs),
     /// Copy an image from one place to another
     Push(PushArgs),
     /// Keep credentials for a registry, in Docker's file

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use crate::build::BuildError;
+use crate::cold_start::ColdStartError;
 use crate::exit_code;
 use crate::lock::LockError;
 use crate::parent::ParentError;
@@ -115,6 +116,22 @@ impl From<TransportError> for Failure {
         let code = match &error {
             TransportError::Io { .. } | TransportError::Store(_) => exit_code::STORAGE,
             TransportError::NoDaemon { .. } | TransportError::Daemon { .. } => exit_code::DESTINATION,
+            _ => exit_code::UNUSABLE_INPUT,
+        };
+        Self { error: Box::new(error), hint, code }
+    }
+}
+
+impl From<ColdStartError> for Failure {
+    fn from(error: ColdStartError) -> Self {
+        use ColdStartError as E;
+        let hint = error.hint();
+        let code = match &error {
+            E::Registry(_) => exit_code::DESTINATION,
+            E::Store(_) | E::Serve { .. } => exit_code::STORAGE,
+            E::Runner(_) | E::PhaseMissing { .. } | E::Request { .. } => exit_code::CONTAINER,
+            E::Answer { status: 500.., .. } => exit_code::CONTAINER,
+            E::Interrupted => exit_code::FAILURE,
             _ => exit_code::UNUSABLE_INPUT,
         };
         Self { error: Box::new(error), hint, code }

@@ -24,10 +24,15 @@ pub(super) struct PushChoices {
 
 /// A client for the registries of one command line.
 pub(super) fn client(context: &Context, args: &RegistryArgs, target: Option<&str>) -> Client {
+    Client::new(settings(args, target), &context.progress)
+}
+
+/// How the registries of one command line are reached.
+pub(super) fn settings(args: &RegistryArgs, target: Option<&str>) -> Settings {
     let mut settings = Settings::from_environment(target);
     settings.insecure.extend(args.insecure.iter().cloned());
     settings.ca_file = args.ca_file.clone();
-    Client::new(settings, &context.progress)
+    settings
 }
 
 /// Opens an image wherever it is.

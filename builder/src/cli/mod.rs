@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod coldstart;
 mod failure;
 mod images;
 mod platforms;
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => images::inspect(&context, &args),
         Command::Why(args) => images::why(&context, &args),
         Command::Run(args) => run::run(&context, args),
+        Command::Coldstart(args) => coldstart::coldstart(&context, args),
         Command::Push(args) => images::push(&context, &args),
         Command::Login(args) => small::login(&context, &args),
         Command::Logout(args) => small::logout(&context, &args),
