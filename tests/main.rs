@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod command;
+mod compare;
 mod determinism;
 mod image;

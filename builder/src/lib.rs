@@ -5,6 +5,7 @@
 
 pub mod build;
 pub mod cli;
+pub mod compare;
 pub mod digest;
 pub mod elf;
 pub mod exit_code;

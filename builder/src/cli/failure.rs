@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use crate::build::BuildError;
+use crate::compare::CompareError;
 use crate::exit_code;
 use crate::lock::LockError;
 use crate::recipe::RecipeError;
@@ -92,6 +93,7 @@ macro_rules! failure {
 }
 
 failure! {
+    CompareError => exit_code::UNUSABLE_INPUT,
     RecipeError => exit_code::UNUSABLE_INPUT,
     RegistryError => exit_code::DESTINATION,
     NameError => exit_code::UNUSABLE_INPUT,
