@@ -5,9 +5,21 @@ use imgbuild_tests::{fail_with, imgbuild, model_in, root, succeed, text};
 #[test]
 fn every_command_has_help_and_every_shell_a_completion() {
     let help = text(&succeed(imgbuild().arg("--help")).stdout);
-    for command in
-        ["build", "lock", "init", "inspect", "why", "run", "coldstart", "push", "login", "logout", "cache", "completions"]
-    {
+    for command in [
+        "build",
+        "lock",
+        "init",
+        "inspect",
+        "why",
+        "compare",
+        "history",
+        "run",
+        "push",
+        "login",
+        "logout",
+        "cache",
+        "completions",
+    ] {
         assert!(help.contains(command), "{command}");
         succeed(imgbuild().args([command, "--help"]));
     }

@@ -5,6 +5,7 @@ mod base_image;
 mod cold_start;
 mod command;
 mod custom_operators;
+mod compare;
 mod determinism;
 mod golden;
 mod image;

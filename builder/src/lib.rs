@@ -6,6 +6,7 @@
 pub mod build;
 pub mod cli;
 pub mod cold_start;
+pub mod compare;
 pub mod digest;
 pub mod elf;
 pub mod exit_code;

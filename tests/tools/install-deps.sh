@@ -24,6 +24,7 @@ if [ "${1:-}" != --demo ]; then
   need openssl openssl
   need zstd zstd
   need busybox busybox-static
+  need chromium chromium
   need setpriv util-linux
 fi
 if ! command -v cargo >/dev/null 2>&1; then

@@ -42,6 +42,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show what brought a library into an image, or why it was left out
     Why(WhyArgs),
+    /// Hold images against one another and against limits
+    Compare(super::compare::CompareArgs),
+    /// Show the trend of many reports or of a repository's tags
+    History(super::compare::HistoryArgs),
     /// Start an image and print its address
     Run(RunArgs),
     /// Measure how long an image takes from nothing to its first answer, phase by phase

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::build::BuildError;
 use crate::cold_start::ColdStartError;
+use crate::compare::CompareError;
 use crate::exit_code;
 use crate::lock::LockError;
 use crate::parent::ParentError;
@@ -103,6 +104,7 @@ macro_rules! failure {
 }
 
 failure! {
+    CompareError => exit_code::UNUSABLE_INPUT,
     RecipeError => exit_code::UNUSABLE_INPUT,
     RegistryError => exit_code::DESTINATION,
     NameError => exit_code::UNUSABLE_INPUT,

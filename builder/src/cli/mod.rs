@@ -3,6 +3,7 @@
 mod args;
 mod build;
 mod coldstart;
+mod compare;
 mod failure;
 mod images;
 mod platforms;
@@ -59,6 +60,8 @@ pub fn main() -> ExitCode {
         Command::Init(args) => small::init(&args),
         Command::Inspect(args) => images::inspect(&context, &args),
         Command::Why(args) => images::why(&context, &args),
+        Command::Compare(args) => compare::compare(&context, &args),
+        Command::History(args) => compare::history(&context, &args),
         Command::Run(args) => run::run(&context, args),
         Command::Coldstart(args) => coldstart::coldstart(&context, args),
         Command::Push(args) => images::push(&context, &args),
