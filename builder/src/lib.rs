@@ -29,3 +29,4 @@ pub mod template;
 pub mod transport;
 pub mod tree;
 pub mod units;
+pub mod verify;

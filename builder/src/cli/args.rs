@@ -44,6 +44,10 @@ pub enum Command {
     Why(WhyArgs),
     /// Start an image and print its address
     Run(RunArgs),
+    /// Check that an image answers as it should on a fixed test set
+    Verify(super::verify::VerifyArgs),
+    /// Write what an image answers to a test set, for later verification
+    Record(super::verify::RecordArgs),
     /// Copy an image from one place to another
     Push(PushArgs),
     /// Keep credentials for a registry, in Docker's file

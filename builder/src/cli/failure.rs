@@ -13,6 +13,7 @@ use crate::runner::RunnerError;
 use crate::runtime::RuntimeError;
 use crate::store::StoreError;
 use crate::transport::{ImageError, NameError, TransportError};
+use crate::verify::VerifyError;
 
 /// An error with what the user can do and the exit code.
 #[derive(Debug)]
@@ -105,6 +106,18 @@ impl From<TransportError> for Failure {
         let code = match &error {
             TransportError::Io { .. } | TransportError::Store(_) => exit_code::STORAGE,
             TransportError::NoDaemon { .. } | TransportError::Daemon { .. } => exit_code::DESTINATION,
+            _ => exit_code::UNUSABLE_INPUT,
+        };
+        Self { error: Box::new(error), hint, code }
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        let hint = error.hint();
+        let code = match &error {
+            VerifyError::Write { .. } => exit_code::STORAGE,
+            VerifyError::Server { .. } | VerifyError::Refused { status: 500.., .. } => exit_code::CONTAINER,
             _ => exit_code::UNUSABLE_INPUT,
         };
         Self { error: Box::new(error), hint, code }

@@ -5,8 +5,10 @@ mod build;
 mod failure;
 mod images;
 mod run;
+mod serve;
 mod small;
 mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -58,6 +60,8 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => images::inspect(&context, &args),
         Command::Why(args) => images::why(&context, &args),
         Command::Run(args) => run::run(&context, args),
+        Command::Verify(args) => verify::verify(&context, &args),
+        Command::Record(args) => verify::record(&context, &args),
         Command::Push(args) => images::push(&context, &args),
         Command::Login(args) => small::login(&context, &args),
         Command::Logout(args) => small::logout(&context, &args),
