@@ -53,7 +53,8 @@ def judge(expected, actual):
     e, a = expected.astype(np.float64).reshape(-1), actual.astype(np.float64).reshape(-1)
     same = (e == a) | (np.isnan(e) & np.isnan(a))
     finite = np.isfinite(e) & np.isfinite(a)
-    error = np.abs(a - e)[finite]
+    # The difference of two finite numbers may be infinite; the largest number stands for it.
+    error = np.minimum(np.abs(a - e)[finite], np.finfo(np.float64).max)
     found = {
         "elements": expected.size,
         "unequal": int((~same).sum()),

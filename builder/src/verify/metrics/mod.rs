@@ -328,17 +328,18 @@ impl Accumulator {
     }
 
     fn add_cosine(&mut self, expected: &[f64], actual: &[f64]) {
-        let largest = |values: &[f64]| values.iter().filter(|value| value.is_finite()).fold(0.0_f64, |most, value| most.max(value.abs()));
-        let (scale_e, scale_a) = (largest(expected), largest(actual));
+        let pairs = || expected.iter().copied().zip(actual.iter().copied()).filter(|(e, a)| e.is_finite() && a.is_finite());
+        let (scale_e, scale_a) = pairs().fold((0.0_f64, 0.0_f64), |most, (e, a)| (most.0.max(e.abs()), most.1.max(a.abs())));
         if scale_e == 0.0 && scale_a == 0.0 {
             return;
         }
         let (mut dot, mut ee, mut aa) = (0.0, 0.0, 0.0);
-        for (e, a) in expected.iter().zip(actual).filter(|(e, a)| e.is_finite() && a.is_finite()) {
-            let (e, a) = (e / scale_e.max(f64::MIN_POSITIVE), a / scale_a.max(f64::MIN_POSITIVE));
-            dot += e * a;
-            ee += e * e;
-            aa += a * a;
+        if scale_e > 0.0 && scale_a > 0.0 {
+            for (e, a) in pairs().map(|(e, a)| (e / scale_e, a / scale_a)) {
+                dot += e * a;
+                ee += e * e;
+                aa += a * a;
+            }
         }
         let cosine = if ee > 0.0 && aa > 0.0 { (dot / (ee.sqrt() * aa.sqrt())).clamp(-1.0, 1.0) } else { 0.0 };
         self.sums.cosine = Some(self.sums.cosine.map_or(cosine, |least| least.min(cosine)));

@@ -19,7 +19,9 @@ pub(super) fn top_1(row: &[f64]) -> usize {
 /// The indices of the `k` largest values, the first of equals first, in rising order.
 pub(super) fn top_k(row: &[f64], k: usize) -> Vec<usize> {
     let mut indices: Vec<usize> = (0..row.len()).collect();
-    indices.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+    // The two zeros are equal; NaN stands above or below all numbers by its sign.
+    let by_value = |a: f64, b: f64| b.partial_cmp(&a).unwrap_or_else(|| b.total_cmp(&a));
+    indices.sort_by(|a, b| by_value(row[*a], row[*b]).then(a.cmp(b)));
     indices.truncate(k);
     indices.sort_unstable();
     indices

@@ -48,8 +48,8 @@ impl QuantileSketch {
         for (bucket, count) in &self.buckets {
             seen += count;
             if rank <= seen {
-                let upper = (f64::from(*bucket) * Self::base()).exp();
-                return Some(upper * (1.0 - RELATIVE_ERROR));
+                // Between the bucket's borders, so that both are equally far; the last bucket's upper one is no number.
+                return Some((f64::from(*bucket) * Self::base() + (-RELATIVE_ERROR).ln_1p()).exp().min(f64::MAX));
             }
         }
         None
