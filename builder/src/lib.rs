@@ -32,3 +32,4 @@ pub mod template;
 pub mod transport;
 pub mod tree;
 pub mod units;
+pub mod verify;

@@ -50,6 +50,10 @@ pub enum Command {
     Run(RunArgs),
     /// Measure how long an image takes from nothing to its first answer, phase by phase
     Coldstart(super::coldstart::ColdstartArgs),
+    /// Check that an image answers as it should on a fixed test set
+    Verify(super::verify::VerifyArgs),
+    /// Write what an image answers to a test set, for later verification
+    Record(super::verify::RecordArgs),
     /// Copy an image from one place to another
     Push(PushArgs),
     /// Keep credentials for a registry, in Docker's file

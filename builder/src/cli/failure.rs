@@ -16,6 +16,7 @@ use crate::runner::RunnerError;
 use crate::runtime::RuntimeError;
 use crate::store::StoreError;
 use crate::transport::{ImageError, NameError, TransportError};
+use crate::verify::VerifyError;
 
 /// An error with what the user can do and the exit code.
 #[derive(Debug)]
@@ -134,6 +135,18 @@ impl From<ColdStartError> for Failure {
             E::Runner(_) | E::PhaseMissing { .. } | E::Request { .. } => exit_code::CONTAINER,
             E::Answer { status: 500.., .. } => exit_code::CONTAINER,
             E::Interrupted => exit_code::FAILURE,
+            _ => exit_code::UNUSABLE_INPUT,
+        };
+        Self { error: Box::new(error), hint, code }
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        let hint = error.hint();
+        let code = match &error {
+            VerifyError::Write { .. } => exit_code::STORAGE,
+            VerifyError::Server { .. } | VerifyError::Refused { status: 500.., .. } => exit_code::CONTAINER,
             _ => exit_code::UNUSABLE_INPUT,
         };
         Self { error: Box::new(error), hint, code }

@@ -88,6 +88,11 @@ fn config_of(image: &Image) -> Result<ImageConfig, Failure> {
     serde_json::from_slice(&image.config).map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))
 }
 
+/// The name that an image serves its model under, where it says so.
+pub(super) fn served_model(config: &ImageConfig) -> Option<String> {
+    composition_of(config).map(|composition| composition.model)
+}
+
 fn composition_of(config: &ImageConfig) -> Option<Composition> {
     let text = config.config.labels.as_ref()?.get(LABEL)?;
     Composition::parse(text).ok()

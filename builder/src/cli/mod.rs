@@ -8,8 +8,10 @@ mod failure;
 mod images;
 mod platforms;
 mod run;
+mod serve;
 mod small;
 mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -64,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::History(args) => compare::history(&context, &args),
         Command::Run(args) => run::run(&context, args),
         Command::Coldstart(args) => coldstart::coldstart(&context, args),
+        Command::Verify(args) => verify::verify(&context, &args),
+        Command::Record(args) => verify::record(&context, &args),
         Command::Push(args) => images::push(&context, &args),
         Command::Login(args) => small::login(&context, &args),
         Command::Logout(args) => small::logout(&context, &args),
