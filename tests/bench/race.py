@@ -4,8 +4,8 @@
     race.py [--repeats N] [--daemon NAME=PID]… [--bytes N] TITLE NAME PREPARE COMMAND [NAME PREPARE COMMAND]…
 
 Every command is a line for bash. PREPARE runs before each repeat and is not measured. Wall time, CPU time and peak memory are those
-of /usr/bin/time; where NAME has a daemon, what that process spends and the most memory that it holds meanwhile is added. The first
-command is what the others are compared with. With --bytes, throughput is printed as well.
+of /usr/bin/time; where NAME has a daemon, what that process spends and the most memory that it holds meanwhile is added. A name may
+be CASE: TOOL; the ratio compares with the first tool of the same case. With --bytes, throughput is printed as well.
 """
 
 import argparse
@@ -19,11 +19,24 @@ import tempfile
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def stat(process):
+    """The fields of /proc/PID/stat behind the command's name, which may hold anything."""
+    with open(f"/proc/{process}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()
+
+
 def family(pid):
     """A process and all its descendants."""
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        children = file.read().split()
-    return [pid] + [process for child in children for process in family(int(child))]
+    parents = {}
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            parents.setdefault(int(stat(process)[1]), []).append(int(process))
+        except OSError:
+            continue
+    found = [pid]
+    for process in found:
+        found.extend(parents.get(process, []))
+    return found
 
 
 class Daemon:
@@ -38,13 +51,8 @@ class Daemon:
                 file.write("5")
 
     def cpu(self):
-        total = 0
-        for process in self.processes:
-            with open(f"/proc/{process}/stat") as file:
-                fields = file.read().rsplit(")", 1)[1].split()
-            # User and system time, of the process and of the children that it waited for.
-            total += sum(map(int, fields[11:15]))
-        return total / TICKS
+        # User and system time, of the process and of the children that it waited for.
+        return sum(sum(map(int, stat(process)[11:15])) for process in self.processes) / TICKS
 
     def spent(self):
         return self.cpu() - self.before
@@ -90,7 +98,7 @@ def main():
     figures = {name: [] for name, _, _ in contenders}
     for _ in range(arguments.repeats):
         for name, prepare, command in contenders:
-            figures[name].append(run_once(name, prepare, command, int(daemons.get(name, 0))))
+            figures[name].append(run_once(name, prepare, command, int(daemons.get(name.split(": ")[-1], 0))))
     print(table(arguments.title, arguments.repeats, figures, arguments.bytes))
     print(json.dumps(figures), file=sys.stderr)
 
@@ -100,12 +108,12 @@ def table(title, repeats, figures, size):
     if size:
         columns.append("throughput")
     lines = ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
-    first = None
+    first = {}
     for name, runs in figures.items():
         wall, cpu, memory = (statistics.median(values) for values in zip(*runs))
-        first = first or max(wall, 0.01)
+        reference = first.setdefault(name.rpartition(": ")[0], max(wall, 0.01))
         walls = [run[0] for run in runs]
-        cells = [name, f"{wall:.2f} s", f"{min(walls):.2f}–{max(walls):.2f}", f"{wall / first:.1f}", f"{cpu:.2f} s", f"{memory:.0f} MB"]
+        cells = [name, f"{wall:.2f} s", f"{min(walls):.2f}–{max(walls):.2f}", f"{wall / reference:.1f}", f"{cpu:.2f} s", f"{memory:.0f} MB"]
         if size:
             cells.append(f"{size / wall / 1e6:.0f} MB/s")
         lines.append("| " + " | ".join(cells) + " |")
