@@ -9,7 +9,7 @@ cache=$root/build/bench
 target=${CARGO_TARGET_DIR:-$root/target}
 imgbuild=$(realpath "${IMGBUILD:-$target/release/imgbuild}")
 export IMGBUILD_SERVER; IMGBUILD_SERVER=$(realpath "${IMGBUILD_SERVER:-$target/server/imgserve}")
-export IMGBUILD_STORE=${IMGBUILD_STORE:-$cache/store}
+export IMGBUILD_STORE=${BENCH_STORE:-$cache/store}
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/work-XXXXXX")
 started=()

@@ -2,11 +2,12 @@
 # Builds, on this machine, the container image that people make today for a model: Debian slim, Python, `pip install`, an app.
 #
 #   python_image.sh image MODEL TAG            builds it with onnxruntime, fastapi and uvicorn in the Docker daemon of DOCKER_HOST
-#   python_image.sh size [PACKAGE…]            prints "UNPACKED COMPRESSED" in bytes of Debian slim, Python and these packages
+#   python_image.sh size [--kept] [PACKAGE…]   prints "UNPACKED COMPRESSED" in bytes of Debian slim, Python and these packages
 #
 # No image is pulled. Debian slim is made by debootstrap from the archive that apt is configured for, and loses what Debian's own
 # slim images lose (documentation, translations, lists); packages come through pip as it is configured here. COMPRESSED is gzip -6
-# of each layer. `size` needs no Docker; what it measured is kept in build/bench, since it takes minutes for the large packages.
+# of each layer. `size` needs no Docker; what it measured is kept in build/bench, since it takes minutes for the large packages; with
+# --kept nothing is measured, and nothing printed where nothing was.
 # Needs root, as debootstrap does; exit code 77 without it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -79,11 +80,14 @@ image() { # MODEL TAG
     --build-arg PACKAGES="onnxruntime ${serving[*]}" "$context" >&2
 }
 
-size() { # PACKAGE…
-  local tarball folder result packages=("$@")
-  tarball=$(base)
+size() { # [--kept] PACKAGE…
+  local tarball folder result kept=
+  [ "${1:-}" != --kept ] || { kept=yes; shift; }
+  local packages=("$@")
   result=$cache/size-$(printf '%s ' "$@" | cksum | cut -d' ' -f1)
   if [ ! -s "$result" ]; then
+    [ -z "$kept" ] || return 0
+    tarball=$(base)
     say "measuring ${packages[*]:-the base}"
     local unpacked compressed
     unpacked=$(tar -xOf "$tarball" | wc -c)

@@ -6,6 +6,7 @@ mod failure;
 mod images;
 mod run;
 mod small;
+mod template;
 mod terminal;
 
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Login(args) => small::login(&context, &args),
         Command::Logout(args) => small::logout(&context, &args),
         Command::Cache(args) => small::cache(&context, &args),
+        Command::Template(args) => template::template(&context, &args),
         Command::Completions(args) => small::completions(&args),
     };
     match done {
