@@ -24,7 +24,7 @@ for pair in "${sizes[@]}"; do
   sized "$work" "$name"
   cd "$work"
   "$imgbuild" build -q "$name/model.onnx" -o "oci:$work/image:1" >/dev/null
-  bytes=$(find "$work/image/blobs" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }')
+  bytes=$(find "$work/image/blobs" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%.0f", sum }')
   rm -rf "${work:?}/$name"
   contenders=(
     "imgbuild push" "rm -rf $work/registry/*" "$imgbuild push -q oci:$work/image:1 docker://$registry/imgbuild:1"

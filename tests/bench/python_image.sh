@@ -97,7 +97,7 @@ size() { # [--kept] PACKAGE…
       local installed; installed=$(mktemp -d "$cache/installed-XXXXXX")
       # Unpacked without compiling to bytecode, as pip would on top: the figure is in their favour.
       python3 -c 'import sys, zipfile; [zipfile.ZipFile(wheel).extractall(sys.argv[1]) for wheel in sys.argv[2:]]' "$installed" "$folder"/*.whl
-      unpacked=$((unpacked + $(find "$installed" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }')))
+      unpacked=$((unpacked + $(find "$installed" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%.0f", sum }')))
       compressed=$((compressed + $(tar -C "$installed" -cf - . | gzip -6 | wc -c)))
       rm -rf "$installed"
     fi
