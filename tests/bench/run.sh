@@ -4,7 +4,8 @@
 #   run.sh            about twelve minutes on two quiet cores; needs root for Docker, and 30 GB of disk for the largest model
 #   BENCH=quick       the same steps with small sizes, as a smoke test; BENCH_OUTPUT=FILE writes elsewhere
 #
-# A section is any script in this folder but this one, lib.sh and python_image.sh; SECTIONS names some of them. One that cannot run
+# A section is any script in this folder but this one, lib.sh and python_image.sh; SECTIONS names some of them, and
+# BENCH_SIZES other models than the usual, each with its repeats ("1GB-external:3"). One that cannot run
 # on this machine exits with 77 and is noted in the result.
 set -euo pipefail
 cd "$(dirname "$0")"
