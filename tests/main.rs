@@ -3,6 +3,7 @@
 mod bad_input;
 mod base_image;
 mod cold_start;
+mod bench;
 mod command;
 mod custom_operators;
 mod compare;
@@ -11,3 +12,4 @@ mod golden;
 mod image;
 mod platforms;
 mod vendor;
+mod template;

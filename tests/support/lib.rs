@@ -66,6 +66,26 @@ pub fn imgbuild() -> Command {
     command
 }
 
+/// Checks that a command and its options, as a document shows them behind `imgbuild`, exist.
+///
+/// # Panics
+/// Where one does not.
+pub fn check_options(document: &str, line: &str) {
+    let mut words = line.split_whitespace();
+    let command = words.next().expect("a command");
+    let mut help = imgbuild();
+    help.arg(command);
+    if command == "cache" {
+        help.arg(words.next().expect("a command of the store's"));
+    }
+    let help = text(&succeed(help.arg("--help")).stdout);
+    for option in words.filter(|word| word.starts_with('-')) {
+        let option = option.split('=').next().expect("an option");
+        let exists = help.split([' ', ',', '\n', '=', '[']).any(|word| word == option);
+        assert!(exists, "{document}: `imgbuild {line}`: {command} has no {option}");
+    }
+}
+
 /// The path of a real model, fetched from the package that ships it: `magika` or `basic-pitch`.
 ///
 /// # Panics

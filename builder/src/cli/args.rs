@@ -62,6 +62,8 @@ pub enum Command {
     Logout(LogoutArgs),
     /// List or prune the store
     Cache(CacheArgs),
+    /// Print a file for a pipeline or a cluster, filled in for an image
+    Template(super::template::TemplateArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

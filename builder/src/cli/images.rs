@@ -84,13 +84,16 @@ pub(super) fn put(
     Ok(format!("{} ({} sent)", pushed.digest, ByteSize(pushed.bytes_sent)))
 }
 
-fn config_of(image: &Image) -> Result<ImageConfig, Failure> {
+pub(super) fn config_of(image: &Image) -> Result<ImageConfig, Failure> {
     serde_json::from_slice(&image.config).map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))
 }
 
-/// The name that an image serves its model under, where it says so.
-pub(super) fn served_model(config: &ImageConfig) -> Option<String> {
-    composition_of(config).map(|composition| composition.model)
+/// The composition of an image that must have one.
+pub(super) fn required_composition(config: &ImageConfig, image: &str) -> Result<Composition, Failure> {
+    composition_of(config).ok_or_else(|| {
+        Failure::new(format!("`{image}` does not say why its files are there"), exit_code::UNUSABLE_INPUT)
+            .with_hint("only images that imgbuild built carry that")
+    })
 }
 
 fn composition_of(config: &ImageConfig) -> Option<Composition> {
@@ -183,10 +186,7 @@ fn render(inspected: &Inspected<'_>) -> String {
 
 pub(super) fn why(context: &Context, args: &WhyArgs) -> Result<u8, Failure> {
     let (_, config) = opened(context, &args.image)?;
-    let composition = composition_of(&config).ok_or_else(|| {
-        Failure::new(format!("`{}` does not say why its files are there", args.image.image), exit_code::UNUSABLE_INPUT)
-            .with_hint("only images that imgbuild built carry that")
-    })?;
+    let composition = required_composition(&config, &args.image.image)?;
     let matches = |name: &str| name.rsplit('/').next().unwrap_or(name).contains(&args.library);
     let libraries: Vec<_> = composition.libraries.iter().filter(|library| matches(&library.path)).collect();
     let omitted: Vec<_> = composition.omitted.iter().filter(|omission| matches(&omission.name)).collect();

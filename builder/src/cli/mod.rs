@@ -10,6 +10,7 @@ mod platforms;
 mod run;
 mod serve;
 mod small;
+mod template;
 mod terminal;
 mod verify;
 
@@ -72,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Login(args) => small::login(&context, &args),
         Command::Logout(args) => small::logout(&context, &args),
         Command::Cache(args) => small::cache(&context, &args),
+        Command::Template(args) => template::template(&context, &args),
         Command::Completions(args) => small::completions(&args),
     };
     match done {

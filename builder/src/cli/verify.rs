@@ -126,10 +126,7 @@ fn serve(context: &Context, image: &ImageArgs, data: &DataArgs) -> Result<(Servi
         show_lines: false,
     };
     let serving = Serving::start(context, image, &start)?;
-    let model = super::images::served_model(&serving.config).ok_or_else(|| {
-        Failure::new(format!("`{}` does not say which model it serves", image.image), exit_code::UNUSABLE_INPUT)
-            .with_hint("only images that imgbuild built carry that")
-    })?;
+    let model = super::images::required_composition(&serving.config, &image.image)?.model;
     let client = Client::new(serving.address(), &model);
     Ok((serving, client))
 }
