@@ -158,7 +158,7 @@ fn what_cannot_be_measured_is_said() {
         (&["--data", "nowhere"][..], 3, "input_0.pb"),
         (&["--link", "fast"], 2, "1Gbit/s,5ms"),
         (&["--runs", "0"], 2, "--runs"),
-        (&["--seconds", "-1"], 2, "seconds"),
+        (&["--seconds=-1"], 2, "negative"),
     ] {
         let mut command = imgbuild();
         let error = fail_with(command.current_dir(&folder).args(["coldstart", image]).args(arguments), code);
