@@ -284,10 +284,18 @@ pub enum ReportError {
         /// What its samples give.
         expected: f64,
     },
+    /// A verdict does not follow from what was measured: the report was edited.
+    #[error("`{path}` contradicts itself: {what}")]
+    Verdict {
+        /// The file.
+        path: PathBuf,
+        /// What does not follow.
+        what: String,
+    },
 }
 
 /// Reads a report whose first keys name its schema and version.
-fn parse_versioned<T: DeserializeOwned>(text: &str, path: &Path, schema: &'static str, version: u32) -> Result<T, ReportError> {
+pub(crate) fn parse_versioned<T: DeserializeOwned>(text: &str, path: &Path, schema: &'static str, version: u32) -> Result<T, ReportError> {
     let parse = |source| ReportError::Parse { path: path.to_owned(), schema, source };
     let value: serde_json::Value = serde_json::from_str(text).map_err(parse)?;
     let found_schema = value["schema"].as_str().unwrap_or("a file without a schema");
