@@ -5,7 +5,9 @@ use imgbuild_tests::{check_options, fail_with, imgbuild, model_in, root, succeed
 #[test]
 fn every_command_has_help_and_every_shell_a_completion() {
     let help = text(&succeed(imgbuild().arg("--help")).stdout);
-    for command in ["build", "lock", "init", "inspect", "why", "run", "push", "login", "logout", "cache", "template", "completions"] {
+    for command in
+        ["build", "lock", "init", "inspect", "why", "run", "push", "login", "logout", "cache", "template", "completions"]
+    {
         assert!(help.contains(command), "{command}");
         succeed(imgbuild().args([command, "--help"]));
     }

@@ -15,8 +15,8 @@ fn names() -> Vec<String> {
 fn every_template_is_accepted_by_the_schemas_of_its_system_with_and_without_an_image() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = model_in(folder.path(), "magika");
-    succeed(imgbuild().current_dir(&folder).args(["build", "--name", "Magika_3"]).arg(&model));
-    let seen = succeed(imgbuild().current_dir(&folder).args(["inspect", "oci:magika.oci", "--json"]));
+    succeed(imgbuild().current_dir(&folder).args(["build", "--name", "Magika_3", "-o", "oci:image"]).arg(&model));
+    let seen = succeed(imgbuild().current_dir(&folder).args(["inspect", "oci:image", "--json"]));
     let seen: serde_json::Value = serde_json::from_slice(&seen.stdout).expect("JSON");
     let digest = seen["digest"].as_str().expect("a digest");
     let (filled, plain) = (folder.path().join("filled"), folder.path().join("plain"));
@@ -26,7 +26,7 @@ fn every_template_is_accepted_by_the_schemas_of_its_system_with_and_without_an_i
     for name in names() {
         let file = format!("{name}.yaml");
         let mut command = imgbuild();
-        command.current_dir(&folder).args(["template", &name, "oci:magika.oci", "--output"]).arg(filled.join(&file));
+        command.current_dir(&folder).args(["template", &name, "oci:image", "--output"]).arg(filled.join(&file));
         assert!(text(&succeed(&mut command).stderr).contains("registry.example.com"), "{name}");
         fs::write(plain.join(&file), succeed(imgbuild().args(["template", &name])).stdout).expect("the folder can be written");
     }
