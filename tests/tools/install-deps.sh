@@ -24,6 +24,7 @@ if [ "${1:-}" != --demo ]; then
   need openssl openssl
   need zstd zstd
   need busybox busybox-static
+  need chromium chromium
   need setpriv util-linux
   # What the benchmark compares with.
   [ -x /usr/bin/time ] || missing+=(time)
