@@ -99,12 +99,13 @@ impl<'a> Draft<'a> {
             return Err(wrong("overlaps another table"));
         }
         self.vacant.insert(at, range);
+        let library = self.library;
         self.vacant.dedup_by(|next, free| {
-            let touches = free.end == next.start;
-            if touches {
+            let is_one = free.end == next.start || library.is_padding(free.end..next.start);
+            if is_one {
                 free.end = next.end;
             }
-            touches
+            is_one
         });
         Ok(())
     }
@@ -156,6 +157,11 @@ impl<'a> Draft<'a> {
             Err(_) => ProgramHeaders::Appended,
         };
         Ok(())
+    }
+
+    /// Does so where enough room became free for a cut.
+    pub(super) fn reserve_program_headers_for_cuts(&mut self) -> Result<(), RewriteError> {
+        if self.holes().is_empty() { Ok(()) } else { self.reserve_program_headers() }
     }
 
     /// The address at which the file's header is.

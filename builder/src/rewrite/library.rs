@@ -191,6 +191,13 @@ impl<'a> Library<'a> {
         self.slice(segment.offset + (range.start - segment.address), range.end.checked_sub(range.start)?)
     }
 
+    /// Whether a range between two tables only aligns the second one.
+    pub(super) fn is_padding(&self, range: Range<u64>) -> bool {
+        range.start < range.end
+            && range.end - range.start < 8
+            && self.bytes(range).is_some_and(|bytes| bytes.iter().all(|&byte| byte == 0))
+    }
+
     /// The bytes from an address to the end of its segment.
     fn rest(&self, address: u64) -> Option<&'a [u8]> {
         let segment = self

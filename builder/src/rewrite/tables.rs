@@ -1,6 +1,7 @@
 //! Writes the tables of a bound library: symbols, names, versions, hash table, relocations, and the dynamic segment that
 //! points at them.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use object::elf;
@@ -105,45 +106,55 @@ pub(super) fn write<'a>(
     let mut entries = named_entries(library, &mut strings)?;
 
     vacate(draft)?;
-    draft.reserve_program_headers()?;
-    let mut put = |table: Table, bytes: Vec<u8>, align: u64| -> Result<u64, RewriteError> {
-        let size = bytes.len() as u64;
-        let address = draft.place(bytes, align, table.name())?;
-        entries.push(Entry { tag: table.tag(), value: address });
-        move_row(draft, table, address, size, align, order.local_count);
-        Ok(size)
-    };
-    put(Table::Symbols, table, 8)?;
-    if let Some(versions) = versions {
-        put(Table::Versions, versions, 2)?;
+    draft.reserve_program_headers_for_cuts()?;
+    let words = |words: Vec<u64>| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let tables = [
+        (Table::Symbols, Some(table)),
+        (Table::Versions, versions),
+        (Table::VersionDefinitions, definitions),
+        (Table::VersionNeeds, needs),
+        (Table::GnuHash, Some(order.hash_table())),
+        (Table::Strings, Some(strings.into_bytes())),
+        (Table::Relocations, Some(to_bytes(&relocations)).filter(|bytes| !bytes.is_empty())),
+        (Table::PackedRelocations, new.packed.map(words).filter(|bytes| !bytes.is_empty())),
+    ];
+    let tables = tables.into_iter().filter_map(|(table, bytes)| Some((table, bytes?))).collect();
+    entries.extend(place(draft, tables, order.local_count)?);
+    if relative_count > 0 {
+        entries.push(Entry { tag: elf::DT_RELACOUNT.0, value: relative_count });
     }
-    if let Some(definitions) = definitions {
-        put(Table::VersionDefinitions, definitions, 8)?;
-    }
-    if let Some(needs) = needs {
-        put(Table::VersionNeeds, needs, 8)?;
-    }
-    put(Table::GnuHash, order.hash_table(), 8)?;
-    let strings_size = put(Table::Strings, strings.into_bytes(), 1)?;
-    let mut sizes = vec![(elf::DT_STRSZ, strings_size)];
-    if !relocations.is_empty() {
-        let size = put(Table::Relocations, to_bytes(&relocations), 8)?;
-        sizes.extend([(elf::DT_RELASZ, size), (elf::DT_RELAENT, Relocation::BYTES as u64)]);
-        if relative_count > 0 {
-            sizes.push((elf::DT_RELACOUNT, relative_count));
-        }
-    }
-    if let Some(packed) = new.packed.filter(|packed| !packed.is_empty()) {
-        let size = put(Table::PackedRelocations, packed.iter().flat_map(|word| word.to_le_bytes()).collect(), 8)?;
-        sizes.extend([(elf::DT_RELRSZ, size), (elf::DT_RELRENT, 8)]);
-    }
-    entries.extend(sizes.into_iter().map(|(tag, value)| Entry { tag: tag.0, value }));
     let flags = library.tag(elf::DT_FLAGS_1.0).unwrap_or(0) | if new.stays_loaded { elf::DF_1_NODELETE.0.into() } else { 0 };
     if flags != 0 {
         entries.push(Entry { tag: elf::DT_FLAGS_1.0, value: flags });
     }
     drop_empty_rows(draft, &entries);
     draft.set_dynamic(&entries)
+}
+
+/// Puts the new tables where the old ones were, and gives the entries that say where. The larger ones come first, so that the
+/// smaller ones fill the gaps.
+fn place(draft: &mut Draft<'_>, mut tables: Vec<(Table, Vec<u8>)>, local_count: u32) -> Result<Vec<Entry>, RewriteError> {
+    tables.sort_by_key(|(_, bytes)| Reverse(bytes.len()));
+    let mut entries = Vec::new();
+    for (table, bytes) in tables {
+        let size = bytes.len() as u64;
+        let align = match table {
+            Table::Strings => 1,
+            Table::Versions => 2,
+            _ => 8,
+        };
+        let address = draft.place(bytes, align, table.name())?;
+        move_row(draft, table, address, size, align, local_count);
+        let sizes = match table {
+            Table::Strings => &[(elf::DT_STRSZ, size)][..],
+            Table::Relocations => &[(elf::DT_RELASZ, size), (elf::DT_RELAENT, Relocation::BYTES as u64)],
+            Table::PackedRelocations => &[(elf::DT_RELRSZ, size), (elf::DT_RELRENT, 8)],
+            _ => &[],
+        };
+        entries.push(Entry { tag: table.tag(), value: address });
+        entries.extend(sizes.iter().map(|&(tag, value)| Entry { tag: tag.0, value }));
+    }
+    Ok(entries)
 }
 
 /// The new order of symbols: local ones, those that are wanted, and those that are offered in the order of their buckets.

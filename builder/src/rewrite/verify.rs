@@ -63,10 +63,8 @@ fn same_shape(before: &Library<'_>, after: &Library<'_>) -> Result<(), Differenc
         library.segments.iter().filter(is_other).map(fields).collect()
     };
     same("segments", others(before), others(after))?;
-    let page = after
-        .kinds
-        .page
-        .min(before.segments.iter().filter(|segment| segment.is_load()).map(|load| load.align).min().unwrap_or(1));
+    let loads = before.segments.iter().filter(|segment| segment.is_load());
+    let page = loads.map(|load| load.align).min().unwrap_or(1).clamp(1, after.kinds.page);
     let mut pages_end = 0;
     for segment in &after.segments {
         if segment.is_load() {
@@ -144,7 +142,7 @@ fn declares_packed(dynamic: &Dynamic) -> bool {
 }
 
 /// Where the tables lie that only the loader reads, and the headers: sorted, merged.
-fn tables(library: &Library<'_>) -> Result<Vec<Range<u64>>, RewriteError> {
+pub(super) fn tables(library: &Library<'_>) -> Result<Vec<Range<u64>>, RewriteError> {
     let base = library.segments.iter().find(|segment| segment.is_load()).map_or(0, |segment| segment.address);
     let mut ranges = vec![base..base + HEADER_BYTES];
     ranges.extend(library.program_headers());
@@ -152,12 +150,12 @@ fn tables(library: &Library<'_>) -> Result<Vec<Range<u64>>, RewriteError> {
         ranges.extend(library.table(table)?);
     }
     ranges.sort_by_key(|range| range.start);
-    // A few bytes between two tables are there to align the second one.
-    const PADDING: u64 = 16;
     let mut merged: Vec<Range<u64>> = Vec::new();
     for range in ranges {
         match merged.last_mut() {
-            Some(last) if range.start <= last.end.saturating_add(PADDING) => last.end = last.end.max(range.end),
+            Some(last) if range.start <= last.end || library.is_padding(last.end..range.start) => {
+                last.end = last.end.max(range.end)
+            }
             _ => merged.push(range),
         }
     }
