@@ -12,6 +12,7 @@ pub mod elf;
 pub mod exit_code;
 pub mod files;
 pub mod image;
+pub mod inference;
 pub mod layer;
 pub mod link;
 pub mod lock;
