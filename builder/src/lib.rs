@@ -14,6 +14,7 @@ pub mod layer;
 pub mod link;
 pub mod lock;
 pub mod model;
+pub mod optimize;
 pub mod plan;
 pub mod platform;
 pub mod progress;

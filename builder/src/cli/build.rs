@@ -21,6 +21,8 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     overrides.name = args.name;
     overrides.compression = args.compression;
     overrides.minimize = args.minimize;
+    overrides.optimize = args.optimize;
+    overrides.prepack = args.no_prepack.then_some(false);
     overrides.tags = args.tag;
     overrides.outputs = args.output;
     overrides.keep = args.keep;

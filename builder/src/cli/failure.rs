@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::build::BuildError;
 use crate::exit_code;
 use crate::lock::LockError;
+use crate::optimize::OptimizeError;
 use crate::recipe::RecipeError;
 use crate::registry::RegistryError;
 use crate::report::ReportError;
@@ -58,7 +59,9 @@ impl From<BuildError> for Failure {
             BuildError::Lock(LockError::Pin { .. } | LockError::Offline { .. }) | BuildError::Source(_) => exit_code::FETCH,
             BuildError::Lock(_) => exit_code::LOCK,
             BuildError::Runtime(RuntimeError::Links(_)) => exit_code::LINK,
-            BuildError::Store(_) => exit_code::STORAGE,
+            BuildError::Store(_) | BuildError::Optimize(OptimizeError::Store(_) | OptimizeError::Rewrite { .. }) => {
+                exit_code::STORAGE
+            }
             BuildError::Layer { source, .. } if is_about_input(source) => exit_code::UNUSABLE_INPUT,
             BuildError::Layer { .. } => exit_code::STORAGE,
             _ => exit_code::UNUSABLE_INPUT,
