@@ -130,8 +130,8 @@ impl Comparison {
             if difference.is_finite() {
                 self.largest = self.largest.max(difference);
             }
-            // Written so that a NaN on one side is a difference.
-            if !(difference <= tolerance) {
+            // A NaN on one side is a difference.
+            if difference.is_nan() || difference > tolerance {
                 self.differs(format!("output `{name}` has {is} as element {index}, was {was}"));
             }
         }

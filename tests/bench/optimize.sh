@@ -7,15 +7,14 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 rounds=${1:-5}
 shift || true
-models=("${@:-resnet50}")
-[ $# -gt 0 ] || models=(resnet50 bert-base)
+[ $# -gt 0 ] || set -- resnet50 bert-base
 target=${CARGO_TARGET_DIR:-target}
 imgbuild=${IMGBUILD:-$target/release/imgbuild}
 export IMGBUILD_SERVER=${IMGBUILD_SERVER:-$target/server/imgserve}
 folder=build/bench/optimize
 mkdir -p "$folder"
 python=$(tests/tools/venv.sh)
-for model in "${models[@]}"; do
+for model in "$@"; do
   [ -s "$folder/$model.onnx" ] || "$python" tests/tools/bench_models.py "$folder" "$model"
   for level in off weights basic extended hardware; do
     for prepack in "" --no-prepack; do
@@ -25,4 +24,4 @@ for model in "${models[@]}"; do
     done
   done
 done
-"$python" tests/bench/optimize.py "$folder" "$rounds" "${models[@]}"
+"$python" tests/bench/optimize.py "$folder" "$rounds" "$@"
