@@ -5,6 +5,8 @@
 
 pub mod build;
 pub mod cli;
+pub mod cold_start;
+pub mod compare;
 pub mod digest;
 pub mod elf;
 pub mod exit_code;
@@ -15,6 +17,7 @@ pub mod link;
 pub mod lock;
 pub mod model;
 pub mod optimize;
+pub mod parent;
 pub mod plan;
 pub mod platform;
 pub mod progress;
@@ -30,3 +33,4 @@ pub mod template;
 pub mod transport;
 pub mod tree;
 pub mod units;
+pub mod verify;

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{BuildError, Inputs};
-use crate::layer;
+use crate::digest::Digest;
+use crate::layer::{self, IndexKind};
 use crate::optimize::Prepared;
+use crate::parent::Parent;
 use crate::recipe::Recipe;
 use crate::runtime::Runtime;
 use crate::store::Store;
 use crate::template::User;
-use crate::tree::{Content, ImagePath, Kind, LayerName, Origin, Provenance, Tree};
+use crate::tree::{Content, Entry, ImagePath, Kind, LayerName, LayoutError, Origin, Provenance, Tree};
 
 /// Where the server's options lie in every image.
 const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
@@ -24,12 +26,12 @@ pub(super) fn lay_out(
     prepared: &Prepared,
     store: &Store,
 ) -> Result<Tree, BuildError> {
-    let mut tree = Tree::default();
-    lay_out_base(&mut tree, recipe, inputs)?;
+    let mut ground = Ground::new(inputs.parent.as_ref());
+    lay_out_base(&mut ground, recipe, inputs)?;
     for taken in &runtime.taken {
-        tree.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
+        ground.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
     }
-    lay_out_model(&mut tree, recipe, runtime, prepared)?;
+    lay_out_model(&mut ground, recipe, runtime, prepared)?;
     for extra in &recipe.files {
         let (digest, size) = layer::digest_file(&extra.from, store)
             .map_err(|source| BuildError::ExtraFile { path: extra.from.clone(), source })?;
@@ -39,28 +41,76 @@ pub(super) fn lay_out(
             origin: Origin::User { path: extra.from.display().to_string() },
             reason: "a file of the recipe".to_owned(),
         };
-        tree.add(extra.to.clone(), kind, extra.mode, provenance)?;
+        ground.add(extra.to.clone(), kind, extra.mode, provenance)?;
     }
-    Ok(tree)
+    Ok(ground.tree)
 }
 
-fn lay_out_base(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs) -> Result<(), BuildError> {
+/// The tree, and the image that it stands on where the base is one.
+struct Ground<'a> {
+    tree: Tree,
+    parent: Option<&'a Parent>,
+}
+
+impl<'a> Ground<'a> {
+    /// A tree that has the directories of the image below, so that layers repeat them as they are there.
+    fn new(parent: Option<&'a Parent>) -> Self {
+        let mut tree = Tree::default();
+        let entries = parent.into_iter().flat_map(|parent| parent.listing.entries());
+        for (path, entry) in entries.filter(|(_, entry)| entry.kind == IndexKind::Directory) {
+            let reason = "part of the base image".to_owned();
+            let (layer, origin) = (LayerName::BaseImage, Origin::BaseImage);
+            tree.entries.insert(path, Entry { kind: Kind::Directory, mode: entry.mode, layer, origin, reason });
+        }
+        Self { tree, parent }
+    }
+
+    /// Puts an entry in its place; directories of the base may be links.
+    fn add(&mut self, path: ImagePath, kind: Kind, mode: u32, provenance: Provenance) -> Result<(), LayoutError> {
+        let path = self.parent.map_or_else(|| Ok(path.clone()), |parent| parent.listing.place(&path))?;
+        match kind {
+            Kind::Directory => self.tree.add_directory(path, mode, provenance),
+            kind => self.tree.add(path, kind, mode, provenance),
+        }
+    }
+
+    /// Puts an entry that an image below may have already; then that is left as it is.
+    fn add_missing(&mut self, path: ImagePath, kind: Kind, mode: u32, provenance: Provenance) -> Result<(), LayoutError> {
+        if self.parent.is_some_and(|parent| parent.listing.get(&path).is_some()) {
+            return Ok(());
+        }
+        self.add(path, kind, mode, provenance)
+    }
+}
+
+/// A file whose bytes are in memory.
+fn in_memory(bytes: Vec<u8>) -> Kind {
+    Kind::File { size: bytes.len() as u64, digest: Some(Digest::of(&bytes)), content: Content::Bytes(bytes) }
+}
+
+fn lay_out_base(ground: &mut Ground<'_>, recipe: &Recipe, inputs: &Inputs) -> Result<(), BuildError> {
     let base = &inputs.base;
     for link in base.links(recipe.platform) {
         let target = parent_join(&link.path.at(recipe.platform), &link.target);
+        let provenance = Provenance::generated(LayerName::Base, &link.reason);
         if let Ok(target) = target.parse() {
-            tree.add_directory(target, 0o755, Provenance::generated(LayerName::Base, &link.reason))?;
+            ground.add_missing(target, Kind::Directory, 0o755, provenance.clone())?;
         }
-        tree.add_symlink(link.path.at(recipe.platform), &link.target, Provenance::generated(LayerName::Base, &link.reason))?;
+        let kind = Kind::Symlink { target: link.target.clone() };
+        ground.add_missing(link.path.at(recipe.platform), kind, 0o777, provenance)?;
     }
     for directory in &base.directories {
         let provenance = Provenance::generated(LayerName::Base, &directory.reason);
-        tree.add_directory(directory.path.at(recipe.platform), directory.mode, provenance)?;
+        ground.add_missing(directory.path.at(recipe.platform), Kind::Directory, directory.mode, provenance)?;
     }
-    let user = User { name: base.user.name.clone(), uid: recipe.user.uid, gid: recipe.user.gid };
+    if let Some(folder) = inputs.working_folder().parse().ok().filter(|_| inputs.parent.is_some()) {
+        let provenance = Provenance::generated(LayerName::Base, "the working folder that the base names");
+        ground.add_missing(folder, Kind::Directory, 0o755, provenance)?;
+    }
+    let user = User { name: base.user.name.clone(), uid: inputs.user.uid, gid: inputs.user.gid };
     for file in &base.files {
         let provenance = Provenance::generated(LayerName::Base, &file.reason);
-        tree.add_bytes(file.path.at(recipe.platform), file.bytes(&user), 0o644, provenance)?;
+        ground.add_missing(file.path.at(recipe.platform), in_memory(file.bytes(&user)), 0o644, provenance)?;
     }
     Ok(())
 }
@@ -73,17 +123,17 @@ fn parent_join(link: &ImagePath, target: &str) -> String {
     }
 }
 
-fn lay_out_model(tree: &mut Tree, recipe: &Recipe, runtime: &Runtime, prepared: &Prepared) -> Result<(), BuildError> {
+fn lay_out_model(ground: &mut Ground<'_>, recipe: &Recipe, runtime: &Runtime, prepared: &Prepared) -> Result<(), BuildError> {
     let folder: ImagePath = format!("/models/{}", recipe.name).parse()?;
     for file in &prepared.files {
         let path = folder.join(&file.location)?;
         let kind = Kind::File { content: Content::Disk(file.path.clone()), size: file.size, digest: Some(file.digest) };
         let origin = Origin::User { path: path.file_name().to_owned() };
-        tree.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason: file.reason.clone() })?;
+        ground.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason: file.reason.clone() })?;
     }
     let config = server_config(recipe, &folder.join(&prepared.files[0].location)?, runtime, prepared)?;
     let provenance = Provenance::generated(LayerName::Model, "tells the server which model to serve");
-    tree.add_bytes(SERVER_CONFIG.parse()?, config, 0o644, provenance)?;
+    ground.add(SERVER_CONFIG.parse()?, in_memory(config), 0o644, provenance)?;
     Ok(())
 }
 

@@ -82,6 +82,9 @@ pub(super) fn optimize(
     if request.recipe.platform != Platform::host() {
         return Ok(Err(format!("the image is for {}, and this machine is {}", request.recipe.platform, Platform::host())));
     }
+    if request.inputs.parent.is_some() {
+        return Ok(Err("the base is an image, whose libraries are not laid out here".to_owned()));
+    }
     if !request.inputs.model.onnx.external.is_empty() {
         return Ok(Err("its weights lie in files of their own, which the runtime would not write anew".to_owned()));
     }
