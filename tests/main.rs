@@ -10,6 +10,7 @@ mod custom_operators;
 mod determinism;
 mod golden;
 mod image;
+mod optimize;
 mod platforms;
 mod template;
 mod vendor;

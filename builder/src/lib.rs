@@ -17,6 +17,7 @@ pub mod layer;
 pub mod link;
 pub mod lock;
 pub mod model;
+pub mod optimize;
 pub mod parent;
 pub mod plan;
 pub mod platform;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::layer::{CompressionError, LayerError};
 use crate::lock::LockError;
 use crate::model::ModelError;
+use crate::optimize::OptimizeError;
 use crate::parent::ParentError;
 use crate::platform::Platform;
 use crate::runtime::RuntimeError;
@@ -64,6 +65,9 @@ pub enum BuildError {
     /// Libraries.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The model cannot be optimised.
+    #[error(transparent)]
+    Optimize(#[from] OptimizeError),
     /// Two files want one place.
     #[error("failed to lay out the image")]
     Layout(#[from] LayoutError),
@@ -118,6 +122,7 @@ impl BuildError {
             Self::Source(error) => error.hint(),
             Self::Package(error) => error.hint(),
             Self::Runtime(error) => error.hint(),
+            Self::Optimize(error) => error.hint(),
             Self::Layer { source, .. } => source.hint().map(str::to_owned),
             Self::NoServer { .. } => Some("run `make install`, or name one with `--server`".to_owned()),
             Self::ServerPlatform { .. } => {

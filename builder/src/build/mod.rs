@@ -1,4 +1,4 @@
-//! The way of a build, stage by stage: recipe → model → lock → runtime → tree → plan → layers → image → report.
+//! The way of a build, stage by stage: recipe → model → lock → runtime → optimised model → tree → plan → layers → image → report.
 
 mod error;
 mod inputs;
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory, timestamp};
 use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
 use crate::lock::LockMode;
+use crate::optimize;
 use crate::parent::Parent;
 use crate::plan;
 use crate::progress::Progress;
@@ -66,9 +67,13 @@ pub struct Built {
 /// The first stage that fails says why; nothing but the store and the lock was written.
 pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Built, BuildError> {
     let compression: CompressionChoice = recipe.compression.parse()?;
-    let inputs = Inputs::obtain(recipe, options, store, progress)?;
+    let mut inputs = Inputs::obtain(recipe, options, store, progress)?;
     let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store)?;
-    let tree = layout::lay_out(recipe, &inputs, &runtime, store)?;
+    let prepared = optimize::prepare(recipe, &inputs, &runtime, store, progress)?;
+    if let Some(change) = inputs.lock.pin_optimized(prepared.pin.clone(), &recipe.lock_path(), options.lock)? {
+        progress.warn(change);
+    }
+    let tree = layout::lay_out(recipe, &inputs, &runtime, &prepared, store)?;
     let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
     let written = write_layers(&tree, &format, store, progress)?;
     // Last, so that a build that fails leaves the lock as it was.
@@ -77,7 +82,7 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     }
     let composition = sizes::composition(recipe, &inputs, &runtime);
     let image = assemble(recipe, &inputs, options, &written, &composition);
-    let report = sizes::report(recipe, &inputs, &runtime, &tree, &written, &image);
+    let report = sizes::report(recipe, &inputs, &runtime, prepared.report, &tree, &written, &image);
     let reused = written.iter().filter(|(_, outcome)| outcome.reused).map(|(name, _)| *name).collect();
     let base_reference = inputs.parent.as_ref().and_then(|parent| parent.name.reference().cloned());
     Ok(Built { image, report, lock_changes: inputs.lock_changes, reused, base_reference })

@@ -6,7 +6,8 @@ use super::{Inputs, Written};
 use crate::image::Image;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{
-    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, SCHEMA, SizeReport, Totals, VERSION,
+    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, SCHEMA, SizeReport,
+    Totals, VERSION,
 };
 use crate::runtime::Runtime;
 use crate::tree::{LayerName, Origin, Tree};
@@ -29,6 +30,7 @@ pub(super) fn report(
     recipe: &Recipe,
     inputs: &Inputs,
     runtime: &Runtime,
+    optimization: Optimization,
     tree: &Tree,
     written: &Written,
     image: &Image,
@@ -79,6 +81,7 @@ pub(super) fn report(
             platform: recipe.platform.to_string(),
         },
         model: ModelIdentity { name: recipe.name.clone(), format: "onnx".to_owned(), size: inputs.model.total_size() },
+        optimization: Some(optimization),
         stack: inputs.stack.name.clone(),
         base: recipe.base.to_string(),
         minimize: recipe.minimize,

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::exit_code;
 use crate::platform::Platform;
-use crate::recipe::Minimize;
+use crate::recipe::{Minimize, Optimize};
 
 /// Builds the smallest OCI image that serves a machine-learning model.
 #[derive(Debug, Parser)]
@@ -160,6 +160,14 @@ pub struct BuildArgs {
     /// How much is left out [default: model]
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub minimize: Option<Minimize>,
+
+    /// How the model is made to start fast [default: weights]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub optimize: Option<Optimize>,
+
+    /// Do not pack weights for the runtime's kernels at start: starts faster, answers slower
+    #[arg(long)]
+    pub no_prepack: bool,
 
     /// Keep this library whatever the rules say (may be repeated)
     #[arg(long, value_name = "LIBRARY")]

@@ -67,6 +67,8 @@ pub(super) fn overrides_of(args: &BuildArgs, platform: Option<Platform>) -> Over
         name: args.name.clone(),
         compression: args.compression.clone(),
         minimize: args.minimize,
+        optimize: args.optimize,
+        prepack: args.no_prepack.then_some(false),
         tags: args.tag.clone(),
         outputs: args.output.clone(),
         keep: args.keep.clone(),

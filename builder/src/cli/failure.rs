@@ -9,6 +9,7 @@ use crate::compare::CompareError;
 use crate::exit_code;
 use crate::inference::InferenceError;
 use crate::lock::LockError;
+use crate::optimize::OptimizeError;
 use crate::parent::ParentError;
 use crate::recipe::RecipeError;
 use crate::registry::RegistryError;
@@ -64,7 +65,9 @@ impl From<BuildError> for Failure {
             BuildError::Lock(LockError::Base(error)) | BuildError::Parent(error) => parent_code(error),
             BuildError::Lock(_) => exit_code::LOCK,
             BuildError::Runtime(RuntimeError::Links(_) | RuntimeError::BaseLacks { .. }) => exit_code::LINK,
-            BuildError::Store(_) => exit_code::STORAGE,
+            BuildError::Store(_) | BuildError::Optimize(OptimizeError::Store(_) | OptimizeError::Rewrite { .. }) => {
+                exit_code::STORAGE
+            }
             BuildError::Layer { source, .. } if is_about_input(source) => exit_code::UNUSABLE_INPUT,
             BuildError::Layer { .. } => exit_code::STORAGE,
             _ => exit_code::UNUSABLE_INPUT,
