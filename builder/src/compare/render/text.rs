@@ -28,12 +28,15 @@ pub fn comparison(comparisons: &Comparisons) -> String {
     text
 }
 
+/// What a sparkline is drawn of.
+type Figure = fn(&Point) -> Option<f64>;
+
 /// Renders a history with a sparkline for each figure, ending in a newline.
 #[must_use]
 pub fn history(history: &History) -> String {
     let mut text = String::new();
     push_table(&mut text, &table::of_history(history));
-    let figures: [(&str, fn(&Point) -> Option<f64>); 3] = [
+    let figures: [(&str, Figure); 3] = [
         ("compressed", |point| point.total.compressed.map(crate::compare::arithmetic::float)),
         ("unpacked", |point| point.total.unpacked.map(crate::compare::arithmetic::float)),
         ("cold start", |point| point.cold_start_ms),
