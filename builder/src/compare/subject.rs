@@ -315,6 +315,7 @@ fn sizes_of_report(report: &SizeReport) -> Sizes {
                 Origin::Package { name, .. } => name.clone(),
                 Origin::User { .. } => "own files".to_owned(),
                 Origin::Server { .. } => "server".to_owned(),
+                Origin::BaseImage => "base image".to_owned(),
                 Origin::Generated => "generated".to_owned(),
             }),
             ..Part::new(file.path.clone(), Amount::known(file.compressed, file.unpacked))
