@@ -69,11 +69,8 @@ impl Serving {
         let root = context.store()?.scratch_folder()?;
         let (runner, mut spec): (Box<dyn Runner>, ContainerSpec) = if use_docker {
             let name = in_daemon.ok_or_else(|| {
-                Failure::new(
-                    format!("Docker runs images that are in it, and `{}` is not", args.image),
-                    exit_code::UNUSABLE_INPUT,
-                )
-                .with_hint(format!("`imgbuild push {} docker-daemon:NAME:TAG` puts it there", args.image))
+                Failure::new(format!("Docker runs images that are in it, and `{}` is not", args.image), exit_code::UNUSABLE_INPUT)
+                    .with_hint(format!("`imgbuild push {} docker-daemon:NAME:TAG` puts it there", args.image))
             })?;
             (Box::new(Docker::find()?), ContainerSpec::named(name, config.clone()))
         } else {

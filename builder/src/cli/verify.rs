@@ -158,7 +158,8 @@ pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<u8, Failure
     let reference = match &args.reference {
         None => None,
         Some(image) => {
-            let registry = RegistryArgs { insecure: args.image.registry.insecure.clone(), ca_file: args.image.registry.ca_file.clone() };
+            let registry =
+                RegistryArgs { insecure: args.image.registry.insecure.clone(), ca_file: args.image.registry.ca_file.clone() };
             let platform: Option<Platform> = args.image.platform;
             Some(serve(context, &ImageArgs { image: image.clone(), platform, registry }, &args.data)?)
         }
@@ -199,7 +200,10 @@ pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<u8, Failure
         return Ok(exit_code::SUCCESS);
     }
     let failed: Vec<&str> = report.outputs.iter().filter(|output| !output.passed).map(|output| output.name.as_str()).collect();
-    Err(Failure::new(format!("the image answers otherwise than the policy allows: {}", failed.join(", ")), exit_code::OVER_BUDGET))
+    Err(Failure::new(
+        format!("the image answers otherwise than the policy allows: {}", failed.join(", ")),
+        exit_code::OVER_BUDGET,
+    ))
 }
 
 pub(super) fn record(context: &Context, args: &RecordArgs) -> Result<u8, Failure> {

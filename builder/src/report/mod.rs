@@ -295,7 +295,12 @@ pub enum ReportError {
 }
 
 /// Reads a report whose first keys name its schema and version.
-pub(crate) fn parse_versioned<T: DeserializeOwned>(text: &str, path: &Path, schema: &'static str, version: u32) -> Result<T, ReportError> {
+pub(crate) fn parse_versioned<T: DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    schema: &'static str,
+    version: u32,
+) -> Result<T, ReportError> {
     let parse = |source| ReportError::Parse { path: path.to_owned(), schema, source };
     let value: serde_json::Value = serde_json::from_str(text).map_err(parse)?;
     let found_schema = value["schema"].as_str().unwrap_or("a file without a schema");

@@ -5,6 +5,7 @@
 //! functions, vtables, type information, statics of templates) is decided by the loader as before. Names that another object
 //! has at all stay exported, and so do those that the rules keep because a program looks them up by `dlsym`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use object::elf;
@@ -74,7 +75,7 @@ pub(super) fn bind(draft: &mut Draft<'_>, rules: &BindRules, neighbours: &Neighb
     let relr = relr::pack(&addresses);
     report.packed = addresses.len() as u64;
     report.packed_bytes = 8 * relr.len() as u64;
-    report.unpacked_because = unpacked_because;
+    report.unpacked_because = unpacked_because.map(Cow::Borrowed);
 
     // Relative ones come first, by address; then by symbol, since the loader remembers the last lookup; and resolver
     // functions run when all else is in place.
@@ -228,7 +229,7 @@ fn relocate(
             }
         }
     }
-    report.left = reasons;
+    report.left = reasons.into_iter().map(|(reason, count)| (Cow::Borrowed(reason), count)).collect();
     relative.sort_by_key(|relocation| relocation.address);
     let mut words: Vec<u64> = relative.iter().chain(&left).map(|relocation| relocation.address).collect();
     words.sort_unstable();

@@ -55,7 +55,8 @@ fn is_same(expected: &Tensor, actual: &Tensor) -> bool {
     let mut accumulator = Accumulator::new(MetricOptions::default());
     accumulator.add("", expected, actual);
     let metrics = accumulator.finish();
-    metrics.nonfinite_mismatches == 0 && if expected.datatype.is_float() { metrics.relative_rmse <= SAME } else { metrics.unequal == 0 }
+    metrics.nonfinite_mismatches == 0
+        && if expected.datatype.is_float() { metrics.relative_rmse <= SAME } else { metrics.unequal == 0 }
 }
 
 fn numeric(metrics: &Metrics) -> Option<String> {
@@ -73,7 +74,8 @@ fn numeric(metrics: &Metrics) -> Option<String> {
     }
     if all && metrics.samples > 1 {
         return Some(
-            "it differs in every sample: a weight, a constant or the preprocessing is another one, rather than a rare input".to_owned(),
+            "it differs in every sample: a weight, a constant or the preprocessing is another one, rather than a rare input"
+                .to_owned(),
         );
     }
     (!all).then(|| format!("it differs in {:.1} % of the samples", 100.0 * metrics.samples_with_errors))

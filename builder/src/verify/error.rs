@@ -93,7 +93,9 @@ impl VerifyError {
                 Some("name the image to compare with by `--reference`, or write its outputs with `imgbuild record`".to_owned())
             }
             Self::Strict(error) => error.hint(),
-            Self::Refused { .. } => Some("`imgbuild verify` sends what the files hold: see that they fit the model's inputs".to_owned()),
+            Self::Refused { .. } => {
+                Some("`imgbuild verify` sends what the files hold: see that they fit the model's inputs".to_owned())
+            }
             _ => None,
         }
     }

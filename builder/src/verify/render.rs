@@ -6,7 +6,11 @@ use super::policy::Check;
 use super::report::{OutputReport, VerificationReport};
 
 fn number(value: f64) -> String {
-    if value == 0.0 || (1e-3..1e5).contains(&value.abs()) { format!("{value:.6}").trim_end_matches('0').trim_end_matches('.').to_owned() } else { format!("{value:.3e}") }
+    if value == 0.0 || (1e-3..1e5).contains(&value.abs()) {
+        format!("{value:.6}").trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        format!("{value:.3e}")
+    }
 }
 
 fn found(check: &Check) -> String {
@@ -22,7 +26,10 @@ fn verdict(passed: bool) -> &'static str {
 }
 
 fn against(report: &VerificationReport) -> String {
-    report.reference.as_ref().map_or_else(|| "the expected outputs of the test set".to_owned(), |digest| format!("the image {}", digest.short()))
+    report
+        .reference
+        .as_ref()
+        .map_or_else(|| "the expected outputs of the test set".to_owned(), |digest| format!("the image {}", digest.short()))
 }
 
 /// Renders the report for a terminal or a log, without colours.
@@ -39,7 +46,14 @@ pub fn render_text(report: &VerificationReport) -> String {
         report.image
     );
     for output in &report.outputs {
-        let _ = writeln!(text, "{} {} {}, {} elements", verdict(output.passed), output.datatype, output.name, output.metrics.elements);
+        let _ = writeln!(
+            text,
+            "{} {} {}, {} elements",
+            verdict(output.passed),
+            output.datatype,
+            output.name,
+            output.metrics.elements
+        );
         for check in &output.checks {
             let mark = if check.passed { ' ' } else { '✗' };
             let _ = writeln!(text, "  {mark} {:<18} {:>12}  {} {}", check.metric, found(check), sign(check), number(check.limit));
@@ -52,11 +66,8 @@ pub fn render_text(report: &VerificationReport) -> String {
         }
         if !output.passed {
             for worst in &output.metrics.worst {
-                let _ = writeln!(
-                    text,
-                    "    {} at {:?}: {}, expected {}",
-                    worst.sample, worst.index, worst.actual, worst.expected
-                );
+                let _ =
+                    writeln!(text, "    {} at {:?}: {}, expected {}", worst.sample, worst.index, worst.actual, worst.expected);
             }
         }
     }
@@ -104,8 +115,14 @@ fn details(output: &OutputReport) -> String {
     if !output.metrics.worst.is_empty() {
         text.push_str("\n| sample | at | actual | expected |\n|---|---|---:|---:|\n");
         for worst in &output.metrics.worst {
-            let _ =
-                writeln!(text, "| {} | {:?} | {} | {} |", cell(&worst.sample), worst.index, cell(&worst.actual), cell(&worst.expected));
+            let _ = writeln!(
+                text,
+                "| {} | {:?} | {} | {} |",
+                cell(&worst.sample),
+                worst.index,
+                cell(&worst.actual),
+                cell(&worst.expected)
+            );
         }
     }
     text.push_str("\n</details>\n");

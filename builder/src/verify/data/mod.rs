@@ -222,9 +222,9 @@ fn read_protos(folder: &Path, model: &ModelSpec) -> Result<Sample, VerifyError> 
             let mut tensor = proto::parse(&bytes).map_err(|problem| data(&path, problem))?;
             if !specs.iter().any(|spec| spec.name == tensor.name) {
                 // Files whose tensor has no name, or another one, are in the order of the model's.
-                let spec = specs.get(index).ok_or_else(|| {
-                    data(&path, format!("is {what} number {index}, and the model has {}", specs.len()))
-                })?;
+                let spec = specs
+                    .get(index)
+                    .ok_or_else(|| data(&path, format!("is {what} number {index}, and the model has {}", specs.len())))?;
                 tensor.name.clone_from(&spec.name);
             }
             tensors.push(tensor);
@@ -245,7 +245,8 @@ pub fn write_protos(folder: &Path, sample: &Sample) -> Result<(), VerifyError> {
     for (prefix, tensors) in [("input", &sample.inputs), ("output", &sample.expected)] {
         for (index, tensor) in tensors.iter().enumerate() {
             let path = folder.join(format!("{prefix}_{index}.pb"));
-            crate::files::write_atomically(&path, &proto::encode(tensor)).map_err(|source| VerifyError::Write { path, source })?;
+            crate::files::write_atomically(&path, &proto::encode(tensor))
+                .map_err(|source| VerifyError::Write { path, source })?;
         }
     }
     Ok(())

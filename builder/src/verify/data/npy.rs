@@ -12,11 +12,19 @@ const LARGEST_HEADER: usize = 1 << 20;
 /// How the elements of an array lie in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Element {
-    Plain { datatype: Datatype, swapped: bool },
+    Plain {
+        datatype: Datatype,
+        swapped: bool,
+    },
     /// Byte strings of fixed length, padded with zeros.
-    Bytes { width: usize },
+    Bytes {
+        width: usize,
+    },
     /// Text in UTF-32 of fixed length, padded with zeros.
-    Unicode { characters: usize, swapped: bool },
+    Unicode {
+        characters: usize,
+        swapped: bool,
+    },
 }
 
 /// What an `.npy` file's header says.
@@ -119,7 +127,9 @@ impl Header {
                 let texts: Vec<&[u8]> = if width == 0 {
                     vec![&[]; usize::try_from(elements.unwrap_or(0)).unwrap_or(0)]
                 } else {
-                    data.chunks_exact(width).map(|text| &text[..text.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1)]).collect()
+                    data.chunks_exact(width)
+                        .map(|text| &text[..text.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1)])
+                        .collect()
                 };
                 Ok(Tensor::of_texts(name, shape, &texts))
             }
@@ -129,7 +139,8 @@ impl Header {
                         let bytes = bytes.try_into().unwrap_or_default();
                         char::from_u32(if swapped { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
                     };
-                    let text: String = bytes.chunks_exact(4).map(|bytes| point(bytes).unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+                    let text: String =
+                        bytes.chunks_exact(4).map(|bytes| point(bytes).unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
                     text.trim_end_matches('\0').to_owned()
                 };
                 let texts: Vec<String> = if characters == 0 {
