@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use imgbuild_tests::{Running, fail_with, free_port, has, imgbuild, json_file, model_in, python, registry, root, succeed, text, wait_for};
+use imgbuild_tests::{
+    Running, fail_with, free_port, has, imgbuild, json_file, model_in, python, registry, root, succeed, text, wait_for,
+};
 
 fn build(folder: &Path, arguments: &[&str]) -> serde_json::Value {
     let model = model_in(folder, "magika");
@@ -162,9 +164,8 @@ fn docker_loads_and_pulls_the_image_and_serves_it() {
 fn serve_read_only(docker: &dyn Fn() -> Command, image: &str, model: &Path) {
     let port = free_port();
     let hardened = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "host"];
-    let started = succeed(
-        docker().args(["run", "--detach"]).args(hardened).args(["--env", &format!("IMGSERVE_PORT={port}"), image]),
-    );
+    let started =
+        succeed(docker().args(["run", "--detach"]).args(hardened).args(["--env", &format!("IMGSERVE_PORT={port}"), image]));
     let container = text(&started.stdout).trim().to_owned();
     let address = format!("127.0.0.1:{port}");
     let ready = wait_for(Duration::from_secs(60), || {

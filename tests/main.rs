@@ -2,14 +2,14 @@
 
 mod bad_input;
 mod base_image;
-mod cold_start;
 mod bench;
+mod cold_start;
 mod command;
-mod custom_operators;
 mod compare;
+mod custom_operators;
 mod determinism;
 mod golden;
 mod image;
 mod platforms;
-mod vendor;
 mod template;
+mod vendor;
