@@ -269,12 +269,10 @@ fn bound(draft: &mut Draft<'_>, fates: &Fates<'_>, relocation: &Relocation) -> R
     let symbol = &fates.symbols[index];
     let is_thread_local = symbol.kind() == elf::STT_TLS;
     let value = symbol.value.cast_signed().wrapping_add(relocation.addend);
-    let relative = |addend| Relocation { address: relocation.address, kind: kinds.relative, symbol: 0, addend };
     let is_slot = relocation.kind == kinds.global_data || relocation.kind == kinds.jump_slot;
-    Ok(if relocation.kind == kinds.absolute && !is_thread_local {
-        Outcome::Relative(relative(value))
-    } else if is_slot && !is_thread_local && (relocation.addend == 0 || kinds.slots_have_addends) {
-        Outcome::Relative(relative(value))
+    let is_address = relocation.kind == kinds.absolute || (is_slot && (relocation.addend == 0 || kinds.slots_have_addends));
+    Ok(if is_address && !is_thread_local {
+        Outcome::Relative(Relocation { address: relocation.address, kind: kinds.relative, symbol: 0, addend: value })
     } else if relocation.kind == kinds.tls_module && is_thread_local {
         Outcome::Symbolless(Relocation { symbol: 0, ..*relocation })
     } else if relocation.kind == kinds.tls_static && is_thread_local {
