@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory, timestamp};
 use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
-use crate::lock::LockMode;
+use crate::lock::{Lock, LockMode};
 use crate::plan;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -21,6 +21,7 @@ use crate::report::{Composition, LABEL, SizeReport};
 use crate::runtime::{Runtime, SERVER_PATH};
 use crate::source::Reach;
 use crate::store::Store;
+use crate::template::ReleaseRule;
 use crate::tree::{LayerName, Tree};
 
 /// How a build is done, as opposed to what is built.
@@ -47,6 +48,10 @@ pub struct Built {
     pub image: Image,
     /// How big it is and why.
     pub report: SizeReport,
+    /// The lock that it was built with.
+    pub lock: Lock,
+    /// The distribution that the base's packages must be from, where they are from one.
+    pub distribution: Option<ReleaseRule>,
     /// What changed in the lock, for people.
     pub lock_changes: Vec<String>,
     /// Layers that an earlier build had made.
@@ -72,7 +77,8 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     let image = assemble(recipe, &inputs, options, &written, &composition);
     let report = sizes::report(recipe, &inputs, &runtime, &tree, &written, &image);
     let reused = written.iter().filter(|(_, outcome)| outcome.reused).map(|(name, _)| *name).collect();
-    Ok(Built { image, report, lock_changes: inputs.lock_changes, reused })
+    let Inputs { lock, lock_changes, base, .. } = inputs;
+    Ok(Built { image, report, lock, distribution: base.release, lock_changes, reused })
 }
 
 type Written = Vec<(LayerName, LayerOutcome)>;

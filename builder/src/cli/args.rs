@@ -45,7 +45,11 @@ pub enum Command {
     /// Start an image and print its address
     Run(RunArgs),
     /// Copy an image from one place to another
-    Push(PushArgs),
+    Push(super::push::PushArgs),
+    /// Attach a file to an image: a bill of materials, a signature, a report
+    Attach(super::attach::AttachArgs),
+    /// List what is attached to an image, and fetch it
+    Referrers(super::attach::ReferrersArgs),
     /// Keep credentials for a registry, in Docker's file
     Login(LoginArgs),
     /// Forget credentials for a registry
@@ -134,6 +138,9 @@ pub struct BuildArgs {
     /// Write the size report here
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub attest: super::attest::AttestArgs,
 
     /// Refuse to build unless the lock is there and up to date
     #[arg(long)]
@@ -297,38 +304,6 @@ pub struct RunArgs {
     /// Print one JSON object with address and seconds instead of the address alone
     #[arg(long)]
     pub json: bool,
-}
-
-/// `imgbuild push`
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  imgbuild push oci:model.oci docker://localhost:5000/acme/magika:1
-  imgbuild push docker://localhost:5000/acme/magika:1 oci-archive:magika.tar")]
-pub struct PushArgs {
-    /// Where the image is
-    pub source: String,
-
-    /// Where it goes, as a transport
-    pub destination: String,
-
-    /// Platform to choose from an index [default: this machine's]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<Platform>,
-
-    /// Refuse to move a tag that points at another image
-    #[arg(long)]
-    pub immutable: bool,
-
-    /// Repository on the same registry from which layers may be mounted (may be repeated)
-    #[arg(long, value_name = "REPOSITORY")]
-    pub mount_from: Vec<String>,
-
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-
-    #[command(flatten)]
-    pub registry: RegistryArgs,
 }
 
 /// `imgbuild login`

@@ -5,7 +5,8 @@ use std::thread::available_parallelism;
 
 use super::args::{BuildArgs, LockArgs, RecipeArgs};
 use super::failure::Failure;
-use super::{Context, images, print, print_json};
+use super::{Context, attest, print, print_json, push};
+use crate::attest::Document;
 use crate::build::{BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
 use crate::exit_code;
 use crate::lock::LockMode;
@@ -49,12 +50,14 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     let built = build_image(&recipe, &options, &store, &context.progress)?;
     tell_lock_changes(context, &recipe, &built.lock_changes, args.dry_run);
     let over = over_budget(&built.report, &recipe.budgets);
+    let documents = args.attest.documents(&recipe, &built, options.epoch);
     if !args.dry_run && over.is_empty() {
-        put_everywhere(context, &built, &places, &references, &args.registry)?;
+        put_everywhere(context, &built, &places, &references, &args.registry, &documents)?;
     }
     if let Some(path) = &args.report {
         built.report.save(path)?;
     }
+    args.attest.write(&documents)?;
     if args.json {
         print(&built.report.to_json());
     } else {
@@ -145,13 +148,17 @@ fn put_everywhere(
     places: &[Transport],
     references: &[Reference],
     registry: &super::args::RegistryArgs,
+    documents: &[Document],
 ) -> Result<(), Failure> {
     let store = context.store()?;
     let content = Content::from(built.image.clone());
     for place in places {
         let request = Put { name: references.first(), platform: None, store: Some(&store), progress: &context.progress };
-        let placed = images::put(context, place, &content, &request, registry, &images::PushChoices::default())?;
-        context.progress.note(format!("{place}: {placed}"));
+        let placed = push::put(context, place, &content, &request, registry, &push::PushChoices::default())?;
+        context.progress.note(format!("{place}: {}", placed.text));
+        if let Transport::Registry(reference) = place {
+            attest::attach(context, reference, &built.image.descriptor(), documents, registry)?;
+        }
     }
     Ok(())
 }

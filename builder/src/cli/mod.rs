@@ -1,9 +1,12 @@
 //! The command: parses what was typed, calls the library, prints results on stdout and everything else on stderr.
 
 mod args;
+mod attach;
+mod attest;
 mod build;
 mod failure;
 mod images;
+mod push;
 mod run;
 mod small;
 mod terminal;
@@ -58,7 +61,9 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => images::inspect(&context, &args),
         Command::Why(args) => images::why(&context, &args),
         Command::Run(args) => run::run(&context, args),
-        Command::Push(args) => images::push(&context, &args),
+        Command::Push(args) => push::push(&context, &args),
+        Command::Attach(args) => attach::attach(&context, &args),
+        Command::Referrers(args) => attach::referrers(&context, &args),
         Command::Login(args) => small::login(&context, &args),
         Command::Logout(args) => small::logout(&context, &args),
         Command::Cache(args) => small::cache(&context, &args),

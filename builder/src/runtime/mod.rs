@@ -5,6 +5,7 @@
 
 mod candidates;
 mod error;
+mod licence;
 mod omissions;
 
 pub use error::RuntimeError;
@@ -125,7 +126,7 @@ impl Runtime {
         };
         runtime.take_objects(&closure, &candidates);
         runtime.take_package_files(request, store)?;
-        runtime.leave_out(request);
+        runtime.leave_out(request, store)?;
         Ok(runtime)
     }
 
