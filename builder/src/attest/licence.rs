@@ -16,7 +16,8 @@ impl Licence {
     pub(super) fn read(text: &str) -> Self {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         // A licence's name in the package index's list of classifiers.
-        let text = text.strip_suffix(" License").filter(|short| spdx::license_id(short).is_some()).map_or(text.clone(), str::to_owned);
+        let text =
+            text.strip_suffix(" License").filter(|short| spdx::license_id(short).is_some()).map_or(text.clone(), str::to_owned);
         if let Some(debian) = of_debian(&text) {
             return Self::Expression(debian);
         }

@@ -16,7 +16,7 @@ use crate::source::debian::Release;
 use crate::source::package::Package;
 use crate::source::{Environment, Pin, Request, Sources};
 use crate::store::Store;
-use crate::template::{BaseImage, Contents, Data, ModelFormat, StackTemplate};
+use crate::template::{BaseImage, Contents, Data, Loaded, ModelFormat, StackTemplate};
 
 /// The stack that serves ONNX models unless the user says otherwise.
 const DEFAULT_ONNX_STACK: &str = "onnx-cpu";
@@ -33,8 +33,8 @@ pub struct ServerBinary {
 /// What a build starts from.
 #[derive(Debug)]
 pub struct Inputs {
-    /// The model.
-    pub model: Model,
+    /// The model; none where layers are made that every model shares.
+    pub model: Option<Model>,
     /// The stack.
     pub stack: StackTemplate,
     /// The base.
@@ -80,16 +80,68 @@ impl Inputs {
     /// # Errors
     /// Where one of them cannot be had or does not fit the others. Nothing but the store is written.
     pub fn obtain(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Self, BuildError> {
-        let data = Data::locate();
+        Choice::of(recipe)?.obtain(recipe, options, store, progress)
+    }
+
+    /// Takes the stack and base of a model, with a lock and without any package: their layers were made before.
+    pub(super) fn without_packages(choice: Choice, lock: Lock, lock_changes: Vec<String>, server: &Path) -> Self {
+        Self {
+            model: choice.model,
+            stack: choice.stack.value,
+            base: choice.base.value,
+            stack_packages: Vec::new(),
+            base_packages: Vec::new(),
+            server: ServerBinary { path: server.to_owned(), pin: lock.server.clone() },
+            lock,
+            lock_changes,
+        }
+    }
+
+    /// What the runtime is resolved from.
+    #[must_use]
+    pub fn runtime_request<'a>(&'a self, recipe: &'a Recipe) -> RuntimeRequest<'a> {
+        RuntimeRequest {
+            stack: &self.stack,
+            base: &self.base,
+            stack_packages: &self.stack_packages,
+            base_packages: &self.base_packages,
+            server: self.server.path.clone(),
+            server_version: self.server.pin.sha256.short(),
+            custom_operators: &recipe.custom_operators,
+            model: self.model.as_ref().map(|model| &model.onnx),
+            platform: recipe.platform,
+            minimize: recipe.minimize,
+            keep: &recipe.keep,
+        }
+    }
+}
+
+/// What was chosen before anything is pinned: the model, and the data files of its stack and base.
+#[derive(Debug)]
+pub(super) struct Choice {
+    model: Option<Model>,
+    pub stack: Loaded<StackTemplate>,
+    base: Loaded<BaseImage>,
+}
+
+impl Choice {
+    /// Opens the model and checks it against its stack.
+    pub fn of(recipe: &Recipe) -> Result<Self, BuildError> {
         let model = Model::open(&recipe.model)?;
-        let stack_name = recipe.stack.as_deref().unwrap_or(DEFAULT_ONNX_STACK);
-        let stack = data.template(stack_name)?;
-        check_stack(&stack.value, &model, recipe.platform)?;
-        if let Some(table) = &stack.value.operators {
-            let loaded = data.operators(table)?;
+        let choice = Self::without_model(recipe, Some(model))?;
+        if let (Some(model), Some(table)) = (&choice.model, &choice.stack.value.operators) {
+            let loaded = Data::locate().operators(table)?;
             let table = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
             check_operators(&model.onnx, &table, &recipe.custom_domains)?;
         }
+        Ok(choice)
+    }
+
+    /// Finds the data files of a recipe's stack and base.
+    pub fn without_model(recipe: &Recipe, model: Option<Model>) -> Result<Self, BuildError> {
+        let data = Data::locate();
+        let stack = data.template(recipe.stack.as_deref().unwrap_or(DEFAULT_ONNX_STACK))?;
+        check_stack(&stack.value, model.as_ref(), recipe.platform)?;
         let base = match &recipe.base {
             BaseChoice::Named(name) => data.base_image(name)?,
             BaseChoice::Image(base) => {
@@ -105,19 +157,35 @@ impl Inputs {
                 reason: "images as bases are not supported yet, expected packages",
             });
         }
-        let server = ServerBinary::open(&options.server, recipe.platform, store)?;
+        Ok(Self { model, stack, base })
+    }
 
-        let mut requests = stack_requests(&stack.value, recipe)?;
+    /// What is to be pinned; how many of the packages are the stack's comes with it.
+    pub fn lock_request(&self, recipe: &Recipe, server: ServerPin) -> Result<(LockRequest, usize), BuildError> {
+        let mut requests = stack_requests(&self.stack.value, recipe)?;
         let stack_count = requests.len();
-        requests.extend(base.value.requests(recipe.platform));
+        requests.extend(self.base.value.requests(recipe.platform));
         let request = LockRequest {
-            stack: stack.value.name.clone(),
+            stack: self.stack.value.name.clone(),
             base: recipe.base.to_string(),
             platform: recipe.platform,
-            data: Digest::of(format!("{}\n{}\n", stack.digest, base.digest).as_bytes()),
-            server: server.pin.clone(),
+            data: Digest::of(format!("{}\n{}\n", self.stack.digest, self.base.digest).as_bytes()),
+            server,
             requests,
         };
+        Ok((request, stack_count))
+    }
+
+    /// Locks and fetches the packages.
+    pub fn obtain(
+        self,
+        recipe: &Recipe,
+        options: &BuildOptions,
+        store: &Store,
+        progress: &Progress,
+    ) -> Result<Inputs, BuildError> {
+        let server = ServerBinary::open(&options.server, recipe.platform, store)?;
+        let (request, stack_count) = self.lock_request(recipe, server.pin.clone())?;
         let sources = Sources::new(&Environment::of_process(), &recipe.folder);
         let chooser = Chooser { sources: &sources, store, reach: options.reach, progress };
         let obtained = Lock::obtain(&recipe.lock_path(), &request, options.lock, &chooser)?;
@@ -126,15 +194,15 @@ impl Inputs {
         let mut packages =
             pins.iter().zip(&blobs).map(|(pin, blob)| Package::open(pin, blob, store)).collect::<Result<Vec<_>, _>>()?;
         let base_packages = packages.split_off(stack_count);
-        if let Some(rule) = &base.value.release
+        if let Some(rule) = &self.base.value.release
             && let Some(package) = base_packages.iter().find(|package| package.pin().name == rule.package)
         {
-            base.value.check_release(&Release::of(package, store)?)?;
+            self.base.value.check_release(&Release::of(package, store)?)?;
         }
-        Ok(Self {
-            model,
-            stack: stack.value,
-            base: base.value,
+        Ok(Inputs {
+            model: self.model,
+            stack: self.stack.value,
+            base: self.base.value,
             stack_packages: packages,
             base_packages,
             server,
@@ -142,33 +210,15 @@ impl Inputs {
             lock_changes: obtained.changes,
         })
     }
-
-    /// What the runtime is resolved from.
-    #[must_use]
-    pub fn runtime_request<'a>(&'a self, recipe: &'a Recipe) -> RuntimeRequest<'a> {
-        RuntimeRequest {
-            stack: &self.stack,
-            base: &self.base,
-            stack_packages: &self.stack_packages,
-            base_packages: &self.base_packages,
-            server: self.server.path.clone(),
-            server_version: self.server.pin.sha256.short(),
-            custom_operators: &recipe.custom_operators,
-            model: &self.model.onnx,
-            platform: recipe.platform,
-            minimize: recipe.minimize,
-            keep: &recipe.keep,
-        }
-    }
 }
 
-fn check_stack(stack: &StackTemplate, model: &Model, platform: Platform) -> Result<(), BuildError> {
+fn check_stack(stack: &StackTemplate, model: Option<&Model>, platform: Platform) -> Result<(), BuildError> {
     let wrong = |what: String, expected: String| BuildError::Stack { stack: stack.name.clone(), what, expected };
-    let (format, name) = match model.format {
+    let format = model.map(|model| match model.format {
         Format::Onnx => (ModelFormat::Onnx, "ONNX models"),
         Format::SavedModel => (ModelFormat::SavedModel, "SavedModels"),
-    };
-    if !stack.models.contains(&format) {
+    });
+    if let Some((_, name)) = format.filter(|(format, _)| !stack.models.contains(format)) {
         return Err(wrong(name.to_owned(), format!("{:?}", stack.models)));
     }
     if !stack.platforms.contains(&platform) {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{BuildError, Inputs};
 use crate::layer;
+use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
@@ -16,14 +17,27 @@ use crate::tree::{Content, ImagePath, Kind, LayerName, Origin, Provenance, Tree}
 /// Where the server's options lie in every image.
 const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
 
-/// Lays out the one merged file system of the image. Reads no weights: their digests are known or cached.
-pub(super) fn lay_out(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime, store: &Store) -> Result<Tree, BuildError> {
+/// Lays out what lies below the model: base, libraries, server.
+pub(super) fn lay_out_runtime(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime) -> Result<Tree, BuildError> {
     let mut tree = Tree::default();
     lay_out_base(&mut tree, recipe, inputs)?;
     for taken in &runtime.taken {
         tree.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
     }
-    lay_out_model(&mut tree, recipe, inputs, runtime, store)?;
+    Ok(tree)
+}
+
+/// Adds the model and the user's files to a tree. Reads no weights: their digests are known or cached.
+pub(super) fn lay_out_model(
+    mut tree: Tree,
+    recipe: &Recipe,
+    inputs: &Inputs,
+    runtime: &Runtime,
+    store: &Store,
+) -> Result<Tree, BuildError> {
+    if let Some(model) = &inputs.model {
+        add_model(&mut tree, recipe, model, runtime, store)?;
+    }
     for extra in &recipe.files {
         let (digest, size) = layer::digest_file(&extra.from, store)
             .map_err(|source| BuildError::ExtraFile { path: extra.from.clone(), source })?;
@@ -67,7 +81,7 @@ fn parent_join(link: &ImagePath, target: &str) -> String {
     }
 }
 
-fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, runtime: &Runtime, store: &Store) -> Result<(), BuildError> {
+fn add_model(tree: &mut Tree, recipe: &Recipe, model: &Model, runtime: &Runtime, store: &Store) -> Result<(), BuildError> {
     let folder: ImagePath = format!("/models/{}", recipe.name).parse()?;
     // The model keeps its file name: external data is named relative to it and may have any other name.
     let file_name = recipe.model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -79,8 +93,8 @@ fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, runtime: &Ru
         let origin = Origin::User { path: path.file_name().to_owned() };
         Ok(tree.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason })?)
     };
-    add(model_path.clone(), &inputs.model.path, "the model".to_owned())?;
-    for external in &inputs.model.onnx.external {
+    add(model_path.clone(), &model.path, "the model".to_owned())?;
+    for external in &model.onnx.external {
         add(folder.join(&external.location)?, &external.path, format!("weights that {file_name} keeps in a file of their own"))?;
     }
     let config = server_config(recipe, &model_path, runtime)?;

@@ -46,6 +46,8 @@ pub enum Command {
     Run(RunArgs),
     /// Copy an image from one place to another
     Push(super::push::PushArgs),
+    /// Put the layers that every model of a stack shares into a registry, once
+    PublishRuntime(super::publish::PublishArgs),
     /// Attach a file to an image: a bill of materials, a signature, a report
     Attach(super::attach::AttachArgs),
     /// List what is attached to an image, and fetch it
@@ -141,6 +143,9 @@ pub struct BuildArgs {
 
     #[command(flatten)]
     pub attest: super::attest::AttestArgs,
+
+    #[command(flatten)]
+    pub runtime: super::publish::RuntimeFromArgs,
 
     /// Refuse to build unless the lock is there and up to date
     #[arg(long)]

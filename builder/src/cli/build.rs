@@ -5,9 +5,10 @@ use std::thread::available_parallelism;
 
 use super::args::{BuildArgs, LockArgs, RecipeArgs};
 use super::failure::Failure;
+use super::publish::Search;
 use super::{Context, attest, print, print_json, push};
 use crate::attest::Document;
-use crate::build::{BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
+use crate::build::{BuildError, BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
 use crate::exit_code;
 use crate::lock::LockMode;
 use crate::recipe::{Budgets, Overrides, Recipe};
@@ -38,21 +39,42 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     }
     // Every place is understood before anything is built.
     let places = places(&recipe, &references, args.push)?;
-    let options = BuildOptions {
+    let mut options = BuildOptions {
         lock: if args.locked { LockMode::Locked } else { LockMode::Complete },
         reach: reach(args.recipe.offline),
         threads: args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
         epoch: epoch_of_environment()?,
         server: server(&recipe)?,
         dry_run: args.dry_run,
+        published: None,
     };
+    let pushed_to: Vec<Reference> = places.iter().filter_map(Transport::registry).cloned().collect();
+    let search = Search {
+        recipe: &recipe,
+        compression: recipe.compression.parse().map_err(BuildError::from)?,
+        epoch: options.epoch,
+        pushed_to: &pushed_to,
+        registry: &args.registry,
+    };
+    let found = args.runtime.find(context, &search)?;
+    options.published = found.as_ref().map(|found| found.runtime.clone());
     let store = context.store()?;
-    let built = build_image(&recipe, &options, &store, &context.progress)?;
+    let built = match build_image(&recipe, &options, &store, &context.progress) {
+        Err(BuildError::Published(error)) if found.as_ref().is_some_and(|found| !found.named) => {
+            context.progress.note(format!("not used: {error}"));
+            options.published = None;
+            build_image(&recipe, &options, &store, &context.progress)?
+        }
+        built => built?,
+    };
+    let runtime_place = found.filter(|_| options.published.is_some()).map(|found| found.place);
     tell_lock_changes(context, &recipe, &built.lock_changes, args.dry_run);
     let over = over_budget(&built.report, &recipe.budgets);
     let documents = args.attest.documents(&recipe, &built, options.epoch);
+    let mut sent = Vec::new();
     if !args.dry_run && over.is_empty() {
-        put_everywhere(context, &built, &places, &references, &args.registry, &documents)?;
+        let way = Way { registry: &args.registry, documents: &documents, runtime: runtime_place.as_ref() };
+        sent = put_everywhere(context, &built, &places, &references, &way)?;
     }
     if let Some(path) = &args.report {
         built.report.save(path)?;
@@ -66,8 +88,8 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
             print("\ndry run: nothing was written but the store\n");
         } else if over.is_empty() {
             let mut text = String::from("\n");
-            for place in &places {
-                text.push_str(&format!("wrote {place}\n"));
+            for (place, sent) in places.iter().zip(&sent) {
+                text.push_str(&format!("wrote {place}: {sent}\n"));
             }
             print(&text);
         }
@@ -91,6 +113,7 @@ pub(super) fn lock(context: &Context, args: LockArgs) -> Result<u8, Failure> {
         epoch: 0,
         server: server(&recipe)?,
         dry_run: false,
+        published: None,
     };
     let inputs = Inputs::obtain(&recipe, &options, &context.store()?, &context.progress)?;
     inputs.lock.save(&recipe.lock_path()).map_err(crate::build::BuildError::from)?;
@@ -120,7 +143,7 @@ fn reach(offline: bool) -> Reach {
 }
 
 /// The server that goes into the image: the recipe's, or the one beside this program.
-fn server(recipe: &Recipe) -> Result<PathBuf, Failure> {
+pub(super) fn server(recipe: &Recipe) -> Result<PathBuf, Failure> {
     if let Some(path) = &recipe.server {
         return Ok(path.clone());
     }
@@ -142,28 +165,40 @@ fn places(recipe: &Recipe, references: &[Reference], push: bool) -> Result<Vec<T
     Ok(places)
 }
 
+/// How an image is put where it goes.
+struct Way<'a> {
+    registry: &'a super::args::RegistryArgs,
+    documents: &'a [Document],
+    /// Where the layers below the model were published.
+    runtime: Option<&'a Reference>,
+}
+
+/// Puts the image where it goes, and gives for each place what that took.
 fn put_everywhere(
     context: &Context,
     built: &Built,
     places: &[Transport],
     references: &[Reference],
-    registry: &super::args::RegistryArgs,
-    documents: &[Document],
-) -> Result<(), Failure> {
+    way: &Way<'_>,
+) -> Result<Vec<String>, Failure> {
     let store = context.store()?;
     let content = Content::from(built.image.clone());
+    let mut sent = Vec::with_capacity(places.len());
     for place in places {
         let request = Put { name: references.first(), platform: None, store: Some(&store), progress: &context.progress };
-        let placed = push::put(context, place, &content, &request, registry, &push::PushChoices::default())?;
-        context.progress.note(format!("{place}: {}", placed.text));
-        if let Transport::Registry(reference) = place {
-            attest::attach(context, reference, &built.image.descriptor(), documents, registry)?;
+        let beside = way.runtime.filter(|runtime| place.registry().is_some_and(|to| to.registry == runtime.registry));
+        let mount_from = beside.map(|runtime| runtime.repository.clone()).into_iter().collect();
+        let choices = push::PushChoices { mount_from, ..push::PushChoices::default() };
+        let placed = push::put(context, place, &content, &request, way.registry, &choices)?;
+        sent.push(placed.text);
+        if let Some(reference) = place.registry() {
+            attest::attach(context, reference, &built.image.descriptor(), way.documents, way.registry)?;
         }
     }
-    Ok(())
+    Ok(sent)
 }
 
-fn tell_lock_changes(context: &Context, recipe: &Recipe, changes: &[String], dry_run: bool) {
+pub(super) fn tell_lock_changes(context: &Context, recipe: &Recipe, changes: &[String], dry_run: bool) {
     if changes.is_empty() {
         return;
     }

@@ -6,6 +6,7 @@ mod attest;
 mod build;
 mod failure;
 mod images;
+mod publish;
 mod push;
 mod run;
 mod small;
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Why(args) => images::why(&context, &args),
         Command::Run(args) => run::run(&context, args),
         Command::Push(args) => push::push(&context, &args),
+        Command::PublishRuntime(args) => publish::publish(&context, args),
         Command::Attach(args) => attach::attach(&context, &args),
         Command::Referrers(args) => attach::referrers(&context, &args),
         Command::Login(args) => small::login(&context, &args),

@@ -164,8 +164,8 @@ pub(super) fn push(context: &Context, args: &PushArgs) -> Result<u8, Failure> {
     };
     let original = content.clone();
     let content = content.annotated(&annotations(&args.annotation));
-    let (name, mut mount_from) = (registry_of(&source), args.mount_from.clone());
-    if let (Some(from), Some(to)) = (name, registry_of(&destination))
+    let (name, mut mount_from) = (source.registry(), args.mount_from.clone());
+    if let (Some(from), Some(to)) = (name, destination.registry())
         && from.registry == to.registry
     {
         mount_from.push(from.repository.clone());
@@ -195,13 +195,6 @@ pub(super) fn push(context: &Context, args: &PushArgs) -> Result<u8, Failure> {
         }
     }
     Ok(exit_code::SUCCESS)
-}
-
-fn registry_of(transport: &Transport) -> Option<&Reference> {
-    match transport {
-        Transport::Registry(reference) => Some(reference),
-        _ => None,
-    }
 }
 
 /// Copies what belongs to an image, and what belongs to that.
@@ -241,7 +234,7 @@ impl Copy<'_> {
 
     /// Copies the tags under which cosign keeps signatures, attestations and bills of materials, byte for byte.
     fn cosign(&mut self, subject: &Digest) -> Result<(), Failure> {
-        let (Some(from), Some(to)) = (registry_of(self.source), registry_of(self.destination)) else { return Ok(()) };
+        let (Some(from), Some(to)) = (self.source.registry(), self.destination.registry()) else { return Ok(()) };
         let client = images::client(self.context, self.registry, Some(&from.registry));
         for kind in ["sig", "att", "sbom"] {
             let tagged = |reference: &Reference| Reference {

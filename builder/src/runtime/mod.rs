@@ -45,8 +45,8 @@ pub struct RuntimeRequest<'a> {
     pub server_version: String,
     /// Custom-operator libraries.
     pub custom_operators: &'a [PathBuf],
-    /// The model.
-    pub model: &'a OnnxModel,
+    /// The model; none where layers are made that every model shares.
+    pub model: Option<&'a OnnxModel>,
     /// For which platform.
     pub platform: Platform,
     /// How much is left out.

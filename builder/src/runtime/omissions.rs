@@ -109,7 +109,9 @@ struct TakenOf {
 fn reason(request: &RuntimeRequest<'_>, name: &str) -> String {
     let applies = |when: &When| match when {
         When::Always => true,
-        When::OperatorsAbsent(operators) => !request.model.operators.keys().any(|used| operators.contains(&used.name)),
+        When::OperatorsAbsent(operators) => {
+            request.model.is_some_and(|model| !model.operators.keys().any(|used| operators.contains(&used.name)))
+        }
     };
     let rule = request.stack.omit.iter().find(|rule| rule.library == name && applies(&rule.when));
     rule.map_or_else(|| "nothing in the image links to it or opens it".to_owned(), |rule| rule.reason.clone())
