@@ -4,3 +4,5 @@ mod bad_input;
 mod command;
 mod determinism;
 mod image;
+mod registry;
+mod supply_chain;

@@ -1,5 +1,7 @@
 //! What the tests share: the built programs, real models, and programs that are started and ended by their process id.
 
+pub mod wire;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -95,7 +95,7 @@ pub struct RecipeArgs {
 }
 
 /// Options for talking to registries.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct RegistryArgs {
     /// Registry that may be reached over http or with a certificate that is not checked (may be repeated)
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -104,6 +104,14 @@ pub struct RegistryArgs {
     /// Certificate authority of the registry, PEM
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub ca_file: Option<PathBuf>,
+
+    /// Certificate to show to the registry, PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "client_key")]
+    pub client_cert: Option<PathBuf>,
+
+    /// Private key of that certificate, PEM and not encrypted
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "client_cert")]
+    pub client_key: Option<PathBuf>,
 }
 
 /// `imgbuild build`

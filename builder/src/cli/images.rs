@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::exit_code;
 use crate::image::{Image, ImageConfig};
 use crate::platform::Platform;
-use crate::registry::{Client, Settings};
+use crate::registry::{Client, ClientCertificate, Settings};
 use crate::report::{Composition, LABEL};
 use crate::transport::{Open, Transport, validate};
 use crate::units::ByteSize;
@@ -19,6 +19,9 @@ pub(super) fn client(context: &Context, args: &RegistryArgs, target: Option<&str
     let mut settings = Settings::from_environment(target);
     settings.insecure.extend(args.insecure.iter().cloned());
     settings.ca_file = args.ca_file.clone();
+    if let (Some(certificate), Some(key)) = (&args.client_cert, &args.client_key) {
+        settings.client_certificate = Some(ClientCertificate { certificate: certificate.clone(), key: key.clone() });
+    }
     Client::new(settings, &context.progress)
 }
 

@@ -135,8 +135,8 @@ fn in_words(pushed: &Pushed) -> String {
     let again = pushed.bytes_sent.saturating_sub(bytes + pushed.manifest_bytes);
     let again = if again > 0 { format!(", {} of them twice", ByteSize(again)) } else { String::new() };
     format!(
-        "{} sent{again}: {sent} blobs {}, manifests {}; {there} blobs were there, {mounted} mounted",
-        ByteSize(pushed.bytes_sent),
+        "{} bytes sent{again}: {sent} blobs {}, manifests {}; {there} blobs were there, {mounted} mounted",
+        pushed.bytes_sent,
         ByteSize(bytes),
         ByteSize(pushed.manifest_bytes)
     )
