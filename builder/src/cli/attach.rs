@@ -105,6 +105,7 @@ fn subject(
     platform: Option<Platform>,
     registry: &RegistryArgs,
 ) -> Result<(Transport, Descriptor), Failure> {
+    Transport::guess_for_reading(text)?.check_referrers()?;
     if platform.is_some() {
         let (transport, image) = images::open(context, text, platform, registry)?;
         return Ok((transport, image.descriptor()));

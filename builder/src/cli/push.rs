@@ -157,6 +157,10 @@ pub(super) fn push(context: &Context, args: &PushArgs) -> Result<u8, Failure> {
         return Err(Failure::new(format!("`--tag` is for registries, and `{destination}` is none"), exit_code::USAGE));
     }
     let source = Transport::guess_for_reading(&args.source)?;
+    if args.referrers {
+        source.check_referrers()?;
+        destination.check_referrers()?;
+    }
     let content = if args.all {
         open_all(context, &source, &args.registry)?
     } else {

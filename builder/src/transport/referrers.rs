@@ -62,6 +62,17 @@ impl Transport {
         }
     }
 
+    /// Checks that things can be attached to images here.
+    ///
+    /// # Errors
+    /// [`TransportError::NoReferrers`] where this is neither a layout nor a registry.
+    pub fn check_referrers(&self) -> Result<(), TransportError> {
+        match self {
+            Self::OciLayout { .. } | Self::Registry(_) => Ok(()),
+            _ => Err(TransportError::NoReferrers { place: self.to_string() }),
+        }
+    }
+
     fn layout_folder(&self) -> Result<&Path, TransportError> {
         match self {
             Self::OciLayout { folder, .. } => Ok(folder),
