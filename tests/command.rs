@@ -5,7 +5,8 @@ use imgbuild_tests::{fail_with, imgbuild, model_in, root, succeed, text};
 #[test]
 fn every_command_has_help_and_every_shell_a_completion() {
     let help = text(&succeed(imgbuild().arg("--help")).stdout);
-    for command in ["build", "lock", "init", "inspect", "why", "run", "push", "login", "logout", "cache", "completions"] {
+    let commands = ["build", "lock", "init", "inspect", "why", "run", "push", "publish-runtime", "attach", "referrers"];
+    for command in commands.into_iter().chain(["login", "logout", "cache", "completions"]) {
         assert!(help.contains(command), "{command}");
         succeed(imgbuild().args([command, "--help"]));
     }

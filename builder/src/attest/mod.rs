@@ -8,9 +8,6 @@ mod licence;
 mod provenance;
 mod spdx;
 
-#[cfg(test)]
-mod tests;
-
 pub use provenance::{BUILD_TYPE, LOCAL_BUILDER};
 
 use std::collections::BTreeMap;

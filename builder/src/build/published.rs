@@ -403,3 +403,90 @@ impl Blobs for Borrowed {
         self.own.local_path(descriptor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::image::{ContainerConfig, ImageParts};
+    use crate::platform::Platform;
+
+    fn image(label: Option<&str>) -> Image {
+        let labels = label.map(|label| BTreeMap::from([(RUNTIME_LABEL.to_owned(), label.to_owned())]));
+        Image::assemble(ImageParts {
+            platform: Platform::LinuxAmd64,
+            epoch: 0,
+            container: ContainerConfig { labels, ..ContainerConfig::default() },
+            base_history: Vec::new(),
+            base_layers: Vec::new(),
+            layers: Vec::new(),
+            annotations: BTreeMap::new(),
+        })
+    }
+
+    fn record(layers: &str, path: &str) -> String {
+        let digest = Digest::of(b"x");
+        format!(
+            r#"{{"version":1,"lock":{{"version":1,"format":1,"stack":"s","base":"b","platform":"linux/amd64","request":"{digest}",
+            "server":{{"sha256":"{digest}","size":1}},"input":[]}},"settings":{{"compression":"auto","epoch":0,"minimize":"model","keep":[],
+            "user":"1:1"}},"layers":[{layers}],"entries":[{{"path":"{path}","mode":493,"layer":"base","origin":{{"kind":"generated"}},
+            "reason":"","kind":"directory"}}],"libraries":[],"omitted":[],"links":{{"objects":0,"symbols":0,"versions":0,"injected":[],
+            "dead":[]}},"packages":[],"package_level":{{"minimize":"package","unpacked":0,"compressed":0}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_record_is_read_and_anything_else_is_refused_in_words() {
+        let read = |label: &str| PublishedRuntime::of_image("r/n:1", &image(Some(label)));
+        let runtime = read(&record("", "/usr")).expect("a record");
+        let (_, tree, written) = runtime.unpack().expect("it fits together");
+        assert_eq!((tree.entries.len(), written.len()), (1, 0));
+
+        let without = PublishedRuntime::of_image("r/n:1", &image(None)).expect_err("no label");
+        assert!(without.to_string().contains(RUNTIME_LABEL), "{without}");
+        for (label, reason) in [
+            ("", "cannot be read"),
+            ("[]", "cannot be read"),
+            (r#"{"version":1}"#, "missing field"),
+            (r#"{"version":2,"more":1}"#, "record version 2"),
+        ] {
+            let error = read(label).expect_err(label).to_string();
+            assert!(error.contains(reason) && error.contains("r/n:1"), "{label}: {error}");
+        }
+        let digest = Digest::of(b"y");
+        let layer = format!(
+            r#"{{"name":"base","descriptor":{{"mediaType":"m","digest":"{digest}","size":1}},"diff_id":"{digest}","unpacked":1,"compression":"none","overhead":0,"files":[]}}"#
+        );
+        let error = read(&record(&layer, "/usr")).expect_err("the image has no layer");
+        assert!(error.to_string().contains("other layers"), "{error}");
+        for path in ["/usr/../etc", "usr", "/a/.wh.b"] {
+            let error = read(&record("", path)).expect("read").unpack().expect_err(path);
+            assert!(matches!(error, PublishedError::Path { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_tag_follows_from_everything_that_decides_the_layers() {
+        let runtime = PublishedRuntime::of_image("r", &image(Some(&record("", "/usr")))).expect("a record");
+        let RuntimeRecord { lock, settings, .. } = runtime.record;
+        let tag = settings.tag(&lock);
+        assert!(crate::reference::is_tag(&tag), "{tag}");
+        let others = [
+            settings_with(&settings, |other| other.epoch = 1),
+            settings_with(&settings, |other| other.minimize = Minimize::Package),
+            settings_with(&settings, |other| other.keep = vec!["x".to_owned()]),
+            settings_with(&settings, |other| other.user = "2:2".to_owned()),
+            settings_with(&settings, |other| other.compression = CompressionChoice::None),
+        ];
+        assert!(others.iter().all(|other| other.tag(&lock) != tag));
+        let other = Lock { base: "other".to_owned(), ..lock };
+        assert_ne!(settings.tag(&other), tag);
+    }
+
+    fn settings_with(settings: &RuntimeSettings, change: impl Fn(&mut RuntimeSettings)) -> RuntimeSettings {
+        let mut settings = settings.clone();
+        change(&mut settings);
+        settings
+    }
+}
