@@ -25,6 +25,14 @@ pub(super) fn document(facts: &Facts<'_>) -> Value {
             "components": files(facts.files_of(package)),
         }));
     }
+    if let Some(base) = &facts.lock.base_image {
+        components.push(json!({
+            "type": "container",
+            "bom-ref": "base",
+            "name": facts.lock.base,
+            "hashes": hashes(base.sha256.hex()),
+        }));
+    }
     components.push(json!({
         "type": "application",
         "bom-ref": "imgserve",

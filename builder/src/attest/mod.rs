@@ -158,7 +158,7 @@ impl Facts<'_> {
         self.report.files.iter().filter(move |file| match file.origin {
             Origin::User { .. } => !file.path.starts_with(&folder),
             Origin::Generated => true,
-            Origin::Package { .. } | Origin::Server { .. } => false,
+            Origin::Package { .. } | Origin::Server { .. } | Origin::BaseImage => false,
         })
     }
 

@@ -16,6 +16,9 @@ pub const LOCAL_BUILDER: &str = "urn:imgbuild:builder:local";
 pub(super) fn statement(facts: &Facts<'_>) -> Value {
     let report = facts.report;
     let mut dependencies: Vec<Value> = Vec::new();
+    if let Some(base) = &facts.lock.base_image {
+        dependencies.push(json!({ "name": facts.lock.base, "digest": { "sha256": base.sha256.hex() } }));
+    }
     for pin in &facts.lock.inputs {
         dependencies.push(json!({
             "uri": facts.package_address(&pin.name, &pin.version, pin.sha256, Some(pin)),

@@ -51,6 +51,10 @@ pub(super) fn document(facts: &Facts<'_>) -> Value {
         writer.relate(ROOT, "CONTAINS", &id);
         writer.files(&id, facts.files_of(package));
     }
+    if let Some(base) = &facts.lock.base_image {
+        writer.packages.push(entry("SPDXRef-Base", &facts.lock.base, "CONTAINER", Some(base.sha256), "NOASSERTION"));
+        writer.relate(ROOT, "CONTAINS", "SPDXRef-Base");
+    }
     let mut server = entry("SPDXRef-Server", "imgserve", "APPLICATION", Some(facts.lock.server.sha256), "NOASSERTION");
     server["versionInfo"] = json!(facts.lock.server.sha256.short());
     writer.packages.push(server);

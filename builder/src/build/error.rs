@@ -6,6 +6,7 @@ use super::published::PublishedError;
 use crate::layer::{CompressionError, LayerError};
 use crate::lock::LockError;
 use crate::model::ModelError;
+use crate::parent::ParentError;
 use crate::platform::Platform;
 use crate::runtime::RuntimeError;
 use crate::source::SourceError;
@@ -36,14 +37,9 @@ pub enum BuildError {
     /// Published layers cannot be used.
     #[error(transparent)]
     Published(#[from] PublishedError),
-    /// A kind of base that cannot be built on.
-    #[error("`{base}` cannot be the base: {reason}")]
-    Base {
-        /// The base.
-        base: String,
-        /// Why not.
-        reason: &'static str,
-    },
+    /// The image that everything is put upon cannot be had or used.
+    #[error(transparent)]
+    Parent(#[from] ParentError),
     /// The server binary is not there.
     #[error("there is no inference server at `{path}`")]
     NoServer {
@@ -123,6 +119,7 @@ impl BuildError {
             Self::Template(error) => error.hint(),
             Self::Lock(error) => error.hint(),
             Self::Published(error) => error.hint(),
+            Self::Parent(error) => error.hint(),
             Self::Source(error) => error.hint(),
             Self::Package(error) => error.hint(),
             Self::Runtime(error) => error.hint(),

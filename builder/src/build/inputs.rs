@@ -1,5 +1,6 @@
 //! Everything a build starts from: the opened model, the data files, the locked and fetched packages, the server.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{BuildError, BuildOptions};
@@ -8,9 +9,10 @@ use crate::elf::{ElfObject, Machine};
 use crate::layer;
 use crate::lock::{Chooser, Lock, LockRequest, ServerPin};
 use crate::model::{Format, Model, OperatorTable, check_operators};
+use crate::parent::{Parent, ParentName, Parents};
 use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::recipe::{BaseChoice, Recipe};
+use crate::recipe::{BaseChoice, Recipe, User};
 use crate::runtime::RuntimeRequest;
 use crate::source::debian::Release;
 use crate::source::package::Package;
@@ -20,6 +22,9 @@ use crate::template::{BaseImage, Contents, Data, Loaded, ModelFormat, StackTempl
 
 /// The stack that serves ONNX models unless the user says otherwise.
 const DEFAULT_ONNX_STACK: &str = "onnx-cpu";
+
+/// The description that surrounds a base that is named as an image.
+const PLAIN_BASE: &str = "scratch";
 
 /// The server binary, looked at.
 #[derive(Debug, Clone)]
@@ -39,6 +44,10 @@ pub struct Inputs {
     pub stack: StackTemplate,
     /// The base.
     pub base: BaseImage,
+    /// The image that everything is put upon, where the base is one.
+    pub parent: Option<Parent>,
+    /// As whom the image runs.
+    pub user: User,
     /// The stack's packages.
     pub stack_packages: Vec<Package>,
     /// The base's packages.
@@ -84,17 +93,44 @@ impl Inputs {
     }
 
     /// Takes the stack and base of a model, with a lock and without any package: their layers were made before.
-    pub(super) fn without_packages(choice: Choice, lock: Lock, lock_changes: Vec<String>, server: &Path) -> Self {
-        Self {
+    pub(super) fn without_packages(
+        choice: Choice,
+        recipe: &Recipe,
+        lock: Lock,
+        lock_changes: Vec<String>,
+        server: &Path,
+        progress: &Progress,
+    ) -> Result<Self, BuildError> {
+        let user = user_of(recipe, &choice.base.value, None, progress)?;
+        Ok(Self {
             model: choice.model,
             stack: choice.stack.value,
             base: choice.base.value,
+            parent: None,
+            user,
             stack_packages: Vec::new(),
             base_packages: Vec::new(),
             server: ServerBinary { path: server.to_owned(), pin: lock.server.clone() },
             lock,
             lock_changes,
-        }
+        })
+    }
+
+    /// The image's environment: the base's, then the stack's, then the recipe's.
+    #[must_use]
+    pub fn environment(&self, recipe: &Recipe) -> BTreeMap<String, String> {
+        let mut environment = self.parent.as_ref().map(Parent::environment).unwrap_or_default();
+        environment.extend(self.base.environment.clone());
+        environment.extend(self.stack.environment.clone());
+        environment.extend(recipe.environment.clone());
+        environment
+    }
+
+    /// Where the server starts: in the folder that the base names, or in the root.
+    #[must_use]
+    pub fn working_folder(&self) -> &str {
+        let named = self.parent.as_ref().and_then(|parent| parent.config.config.working_dir.as_deref());
+        named.filter(|folder| folder.starts_with('/')).unwrap_or("/")
     }
 
     /// What the runtime is resolved from.
@@ -103,6 +139,12 @@ impl Inputs {
         RuntimeRequest {
             stack: &self.stack,
             base: &self.base,
+            parent: self.parent.as_ref(),
+            library_path: self
+                .environment(recipe)
+                .get("LD_LIBRARY_PATH")
+                .map(|path| path.split([':', ';']).map(str::to_owned).collect())
+                .unwrap_or_default(),
             stack_packages: &self.stack_packages,
             base_packages: &self.base_packages,
             server: self.server.path.clone(),
@@ -122,13 +164,14 @@ pub(super) struct Choice {
     model: Option<Model>,
     pub stack: Loaded<StackTemplate>,
     base: Loaded<BaseImage>,
+    /// The image that everything is put upon, where the base is one.
+    pub base_image: Option<ParentName>,
 }
 
 impl Choice {
     /// Opens the model and checks it against its stack.
     pub fn of(recipe: &Recipe) -> Result<Self, BuildError> {
-        let model = Model::open(&recipe.model)?;
-        let choice = Self::without_model(recipe, Some(model))?;
+        let choice = Self::without_model(recipe, Some(Model::open(&recipe.model)?))?;
         if let (Some(model), Some(table)) = (&choice.model, &choice.stack.value.operators) {
             let loaded = Data::locate().operators(table)?;
             let table = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
@@ -142,22 +185,8 @@ impl Choice {
         let data = Data::locate();
         let stack = data.template(recipe.stack.as_deref().unwrap_or(DEFAULT_ONNX_STACK))?;
         check_stack(&stack.value, model.as_ref(), recipe.platform)?;
-        let base = match &recipe.base {
-            BaseChoice::Named(name) => data.base_image(name)?,
-            BaseChoice::Image(base) => {
-                return Err(BuildError::Base {
-                    base: base.clone(),
-                    reason: "images as bases are not supported yet, expected a name of `base-images/`",
-                });
-            }
-        };
-        if let Contents::Oci(image) = base.value.contents() {
-            return Err(BuildError::Base {
-                base: image.to_owned(),
-                reason: "images as bases are not supported yet, expected packages",
-            });
-        }
-        Ok(Self { model, stack, base })
+        let (base, base_image) = base_of(recipe, &data)?;
+        Ok(Self { model, stack, base, base_image })
     }
 
     /// What is to be pinned; how many of the packages are the stack's comes with it.
@@ -172,6 +201,7 @@ impl Choice {
             data: Digest::of(format!("{}\n{}\n", self.stack.digest, self.base.digest).as_bytes()),
             server,
             requests,
+            base_image: self.base_image.clone(),
         };
         Ok((request, stack_count))
     }
@@ -186,23 +216,32 @@ impl Choice {
     ) -> Result<Inputs, BuildError> {
         let server = ServerBinary::open(&options.server, recipe.platform, store)?;
         let (request, stack_count) = self.lock_request(recipe, server.pin.clone())?;
+        let parents = Parents { client: &options.client, store, reach: options.reach, progress, platform: recipe.platform };
         let sources = Sources::new(&Environment::of_process(), &recipe.folder);
-        let chooser = Chooser { sources: &sources, store, reach: options.reach, progress };
+        let chooser = Chooser { sources: &sources, store, parents: &parents, reach: options.reach, progress };
         let obtained = Lock::obtain(&recipe.lock_path(), &request, options.lock, &chooser)?;
         let pins: Vec<&Pin> = obtained.lock.inputs.iter().collect();
         let blobs = sources.obtain(&pins, store, options.reach, progress)?;
         let mut packages =
             pins.iter().zip(&blobs).map(|(pin, blob)| Package::open(pin, blob, store)).collect::<Result<Vec<_>, _>>()?;
         let base_packages = packages.split_off(stack_count);
-        if let Some(rule) = &self.base.value.release
+        let base = self.base.value;
+        if let Some(rule) = &base.release
             && let Some(package) = base_packages.iter().find(|package| package.pin().name == rule.package)
         {
-            self.base.value.check_release(&Release::of(package, store)?)?;
+            base.check_release(&Release::of(package, store)?)?;
         }
+        let parent = match (&request.base_image, &obtained.lock.base_image) {
+            (Some(name), Some(pin)) => Some(parents.open(name, pin)?),
+            _ => None,
+        };
+        let user = user_of(recipe, &base, parent.as_ref(), progress)?;
         Ok(Inputs {
             model: self.model,
             stack: self.stack.value,
-            base: self.base.value,
+            base,
+            parent,
+            user,
             stack_packages: packages,
             base_packages,
             server,
@@ -210,6 +249,32 @@ impl Choice {
             lock_changes: obtained.changes,
         })
     }
+}
+
+/// The base's description, and the image that it is or names. An image gets what every base gets besides, as far as it lacks it.
+fn base_of(recipe: &Recipe, data: &Data) -> Result<(Loaded<BaseImage>, Option<ParentName>), BuildError> {
+    match &recipe.base {
+        BaseChoice::Named(name) => {
+            let base = data.base_image(name)?;
+            let image = match base.value.contents() {
+                Contents::Oci(image) => Some(ParentName::parse(image, &recipe.folder)?),
+                Contents::Packages(_) | Contents::Nothing => None,
+            };
+            Ok((base, image))
+        }
+        BaseChoice::Image { written, folder } => Ok((data.base_image(PLAIN_BASE)?, Some(ParentName::parse(written, folder)?))),
+    }
+}
+
+/// As whom the image runs: what the recipe says, else what the base image does unless that is root, else the data file's user.
+fn user_of(recipe: &Recipe, base: &BaseImage, parent: Option<&Parent>, progress: &Progress) -> Result<User, BuildError> {
+    let user = User { uid: base.user.uid, gid: base.user.gid };
+    let Some(parent) = parent.filter(|_| recipe.user.is_none()) else { return Ok(recipe.user.unwrap_or(user)) };
+    if let Some(user) = parent.user()? {
+        return Ok(user);
+    }
+    progress.note(format!("the base {} runs as root; the image runs as {user}", parent.name));
+    Ok(user)
 }
 
 fn check_stack(stack: &StackTemplate, model: Option<&Model>, platform: Platform) -> Result<(), BuildError> {

@@ -6,37 +6,40 @@ use std::fs;
 use serde_json::Value;
 
 use super::{BuildError, Inputs};
-use crate::layer;
+use crate::digest::Digest;
+use crate::layer::{self, IndexKind};
 use crate::model::Model;
+use crate::parent::Parent;
 use crate::recipe::Recipe;
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
 use crate::template::User;
-use crate::tree::{Content, ImagePath, Kind, LayerName, Origin, Provenance, Tree};
+use crate::tree::{Content, Entry, ImagePath, Kind, LayerName, LayoutError, Origin, Provenance, Tree};
 
 /// Where the server's options lie in every image.
 const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
 
 /// Lays out what lies below the model: base, libraries, server.
 pub(super) fn lay_out_runtime(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime) -> Result<Tree, BuildError> {
-    let mut tree = Tree::default();
-    lay_out_base(&mut tree, recipe, inputs)?;
+    let mut ground = Ground::new(inputs.parent.as_ref());
+    lay_out_base(&mut ground, recipe, inputs)?;
     for taken in &runtime.taken {
-        tree.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
+        ground.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
     }
-    Ok(tree)
+    Ok(ground.tree)
 }
 
 /// Adds the model and the user's files to a tree. Reads no weights: their digests are known or cached.
 pub(super) fn lay_out_model(
-    mut tree: Tree,
+    tree: Tree,
     recipe: &Recipe,
     inputs: &Inputs,
     runtime: &Runtime,
     store: &Store,
 ) -> Result<Tree, BuildError> {
+    let mut ground = Ground { tree, parent: inputs.parent.as_ref() };
     if let Some(model) = &inputs.model {
-        add_model(&mut tree, recipe, model, runtime, store)?;
+        add_model(&mut ground, recipe, model, runtime, store)?;
     }
     for extra in &recipe.files {
         let (digest, size) = layer::digest_file(&extra.from, store)
@@ -47,28 +50,76 @@ pub(super) fn lay_out_model(
             origin: Origin::User { path: extra.from.display().to_string() },
             reason: "a file of the recipe".to_owned(),
         };
-        tree.add(extra.to.clone(), kind, extra.mode, provenance)?;
+        ground.add(extra.to.clone(), kind, extra.mode, provenance)?;
     }
-    Ok(tree)
+    Ok(ground.tree)
 }
 
-fn lay_out_base(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs) -> Result<(), BuildError> {
+/// The tree, and the image that it stands on where the base is one.
+struct Ground<'a> {
+    tree: Tree,
+    parent: Option<&'a Parent>,
+}
+
+impl<'a> Ground<'a> {
+    /// A tree that has the directories of the image below, so that layers repeat them as they are there.
+    fn new(parent: Option<&'a Parent>) -> Self {
+        let mut tree = Tree::default();
+        let entries = parent.into_iter().flat_map(|parent| parent.listing.entries());
+        for (path, entry) in entries.filter(|(_, entry)| entry.kind == IndexKind::Directory) {
+            let reason = "part of the base image".to_owned();
+            let (layer, origin) = (LayerName::BaseImage, Origin::BaseImage);
+            tree.entries.insert(path, Entry { kind: Kind::Directory, mode: entry.mode, layer, origin, reason });
+        }
+        Self { tree, parent }
+    }
+
+    /// Puts an entry in its place; directories of the base may be links.
+    fn add(&mut self, path: ImagePath, kind: Kind, mode: u32, provenance: Provenance) -> Result<(), LayoutError> {
+        let path = self.parent.map_or_else(|| Ok(path.clone()), |parent| parent.listing.place(&path))?;
+        match kind {
+            Kind::Directory => self.tree.add_directory(path, mode, provenance),
+            kind => self.tree.add(path, kind, mode, provenance),
+        }
+    }
+
+    /// Puts an entry that an image below may have already; then that is left as it is.
+    fn add_missing(&mut self, path: ImagePath, kind: Kind, mode: u32, provenance: Provenance) -> Result<(), LayoutError> {
+        if self.parent.is_some_and(|parent| parent.listing.get(&path).is_some()) {
+            return Ok(());
+        }
+        self.add(path, kind, mode, provenance)
+    }
+}
+
+/// A file whose bytes are in memory.
+fn in_memory(bytes: Vec<u8>) -> Kind {
+    Kind::File { size: bytes.len() as u64, digest: Some(Digest::of(&bytes)), content: Content::Bytes(bytes) }
+}
+
+fn lay_out_base(ground: &mut Ground<'_>, recipe: &Recipe, inputs: &Inputs) -> Result<(), BuildError> {
     let base = &inputs.base;
     for link in base.links(recipe.platform) {
         let target = parent_join(&link.path.at(recipe.platform), &link.target);
+        let provenance = Provenance::generated(LayerName::Base, &link.reason);
         if let Ok(target) = target.parse() {
-            tree.add_directory(target, 0o755, Provenance::generated(LayerName::Base, &link.reason))?;
+            ground.add_missing(target, Kind::Directory, 0o755, provenance.clone())?;
         }
-        tree.add_symlink(link.path.at(recipe.platform), &link.target, Provenance::generated(LayerName::Base, &link.reason))?;
+        let kind = Kind::Symlink { target: link.target.clone() };
+        ground.add_missing(link.path.at(recipe.platform), kind, 0o777, provenance)?;
     }
     for directory in &base.directories {
         let provenance = Provenance::generated(LayerName::Base, &directory.reason);
-        tree.add_directory(directory.path.at(recipe.platform), directory.mode, provenance)?;
+        ground.add_missing(directory.path.at(recipe.platform), Kind::Directory, directory.mode, provenance)?;
     }
-    let user = User { name: base.user.name.clone(), uid: recipe.user.uid, gid: recipe.user.gid };
+    if let Some(folder) = inputs.working_folder().parse().ok().filter(|_| inputs.parent.is_some()) {
+        let provenance = Provenance::generated(LayerName::Base, "the working folder that the base names");
+        ground.add_missing(folder, Kind::Directory, 0o755, provenance)?;
+    }
+    let user = User { name: base.user.name.clone(), uid: inputs.user.uid, gid: inputs.user.gid };
     for file in &base.files {
         let provenance = Provenance::generated(LayerName::Base, &file.reason);
-        tree.add_bytes(file.path.at(recipe.platform), file.bytes(&user), 0o644, provenance)?;
+        ground.add_missing(file.path.at(recipe.platform), in_memory(file.bytes(&user)), 0o644, provenance)?;
     }
     Ok(())
 }
@@ -81,7 +132,13 @@ fn parent_join(link: &ImagePath, target: &str) -> String {
     }
 }
 
-fn add_model(tree: &mut Tree, recipe: &Recipe, model: &Model, runtime: &Runtime, store: &Store) -> Result<(), BuildError> {
+fn add_model(
+    ground: &mut Ground<'_>,
+    recipe: &Recipe,
+    model: &Model,
+    runtime: &Runtime,
+    store: &Store,
+) -> Result<(), BuildError> {
     let folder: ImagePath = format!("/models/{}", recipe.name).parse()?;
     // The model keeps its file name: external data is named relative to it and may have any other name.
     let file_name = recipe.model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -91,7 +148,7 @@ fn add_model(tree: &mut Tree, recipe: &Recipe, model: &Model, runtime: &Runtime,
         let (digest, size) = layer::digest_file(&file, store)?;
         let kind = Kind::File { content: Content::Disk(file), size, digest: Some(digest) };
         let origin = Origin::User { path: path.file_name().to_owned() };
-        Ok(tree.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason })?)
+        Ok(ground.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason })?)
     };
     add(model_path.clone(), &model.path, "the model".to_owned())?;
     for external in &model.onnx.external {
@@ -99,7 +156,7 @@ fn add_model(tree: &mut Tree, recipe: &Recipe, model: &Model, runtime: &Runtime,
     }
     let config = server_config(recipe, &model_path, runtime)?;
     let provenance = Provenance::generated(LayerName::Model, "tells the server which model to serve");
-    tree.add_bytes(SERVER_CONFIG.parse()?, config, 0o644, provenance)?;
+    ground.add(SERVER_CONFIG.parse()?, in_memory(config), 0o644, provenance)?;
     Ok(())
 }
 

@@ -12,20 +12,25 @@ pub use published::{PublishedError, PublishedRuntime, RUNTIME_LABEL, RuntimeReco
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use inputs::Choice;
 
 use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory, timestamp};
 use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
 use crate::lock::{Lock, LockError, LockMode};
+use crate::parent::Parent;
 use crate::plan;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
+use crate::reference::Reference;
+use crate::registry::Client;
 use crate::report::{Composition, LABEL, SizeReport};
 use crate::runtime::{Runtime, SERVER_PATH};
 use crate::source::Reach;
 use crate::store::Store;
 use crate::template::ReleaseRule;
 use crate::tree::{LayerName, Tree};
-use inputs::Choice;
 
 /// How a build is done, as opposed to what is built.
 #[derive(Debug, Clone)]
@@ -38,6 +43,8 @@ pub struct BuildOptions {
     pub threads: usize,
     /// Seconds since 1970 for every time in the image.
     pub epoch: u64,
+    /// Reaches the registry of a base that is an image.
+    pub client: Client,
     /// The server binary, found by the caller.
     pub server: PathBuf,
     /// Leave the lock file as it is.
@@ -61,6 +68,8 @@ pub struct Built {
     pub lock_changes: Vec<String>,
     /// Layers that an earlier build had made.
     pub reused: Vec<LayerName>,
+    /// Where the base's layers are, where it is an image in a registry: other repositories there can mount them.
+    pub base_reference: Option<Reference>,
 }
 
 /// Builds the image of a recipe into the store. Where it goes from there is the caller's business.
@@ -82,14 +91,11 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     }
     let composition = sizes::composition(recipe, &inputs, &runtime);
     let image = assemble(recipe, &inputs, options, &written, &composition);
-    let image = match &options.published {
-        Some(published) => published.lend_to(image),
-        None => image,
-    };
     let report = sizes::report(recipe, &inputs, &runtime, &tree, &written, &image);
     let reused = written.iter().filter(|(_, outcome)| outcome.reused).map(|(name, _)| *name).collect();
+    let base_reference = inputs.parent.as_ref().and_then(|parent| parent.name.reference().cloned());
     let Inputs { lock, lock_changes, base, .. } = inputs;
-    Ok(Built { image, report, lock, distribution: base.release, lock_changes, reused })
+    Ok(Built { image, report, lock, distribution: base.release, lock_changes, reused, base_reference })
 }
 
 /// Layers that every model of a stack shares, finished.
@@ -124,6 +130,9 @@ pub fn build_shared(
         }
     }
     let choice = Choice::without_model(recipe, None)?;
+    if choice.base_image.is_some() {
+        return Err(PublishedError::Recipe { name: name(), what: ON_IMAGE }.into());
+    }
     let Prepared { inputs, runtime, tree, finished } = Prepared::of_packages(choice, recipe, options, store, progress)?;
     let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
     let written = write_layers(&tree, finished, &format, store, progress)?;
@@ -139,15 +148,18 @@ pub fn build_shared(
     let image = Image::assemble(ImageParts {
         platform: recipe.platform,
         epoch: options.epoch,
-        container: ContainerConfig { user: Some(recipe.user.to_string()), labels: Some(labels), ..ContainerConfig::default() },
+        container: ContainerConfig { user: Some(inputs.user.to_string()), labels: Some(labels), ..ContainerConfig::default() },
         base_history: Vec::new(),
         base_layers: Vec::new(),
+        base_blobs: None,
         layers: with_history(&written, options.epoch),
         annotations: BTreeMap::from([(TITLE.to_owned(), title)]),
     });
     Ok(SharedLayers { image, record, lock_changes: inputs.lock_changes })
 }
 
+/// Bases that are images: their layers are referenced where they are anyway.
+const ON_IMAGE: &str = "a base that is an image";
 const TITLE: &str = "org.opencontainers.image.title";
 
 type Written = Vec<(LayerName, LayerOutcome)>;
@@ -185,6 +197,9 @@ impl Prepared {
         progress: &Progress,
     ) -> Result<Self, BuildError> {
         let choice = Choice::of(recipe)?;
+        if choice.base_image.is_some() {
+            return Err(PublishedError::Recipe { name: published.name.clone(), what: ON_IMAGE }.into());
+        }
         let own = Lock::load(&recipe.lock_path())?;
         if own.is_none() && options.lock == LockMode::Locked {
             return Err(LockError::Missing { path: recipe.lock_path() }.into());
@@ -203,7 +218,7 @@ impl Prepared {
         };
         progress.note(format!("the layers below the model are those of {}", published.name));
         let (runtime, tree, finished) = published.unpack()?;
-        let inputs = Inputs::without_packages(choice, lock, changes, &options.server);
+        let inputs = Inputs::without_packages(choice, recipe, lock, changes, &options.server, progress)?;
         Ok(Self { inputs, runtime, tree, finished })
     }
 }
@@ -238,33 +253,46 @@ fn write_layers(
 }
 
 fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &Written, composition: &Composition) -> Image {
-    let mut environment: BTreeMap<String, String> = inputs.base.environment.clone();
-    environment.extend(inputs.stack.environment.clone());
-    environment.extend(recipe.environment.clone());
+    let environment = inputs.environment(recipe);
+    let parent = inputs.parent.as_ref();
     let mut labels = BTreeMap::from([
         (TITLE.to_owned(), recipe.name.clone()),
         ("io.imgbuild.stack".to_owned(), inputs.stack.name.clone()),
         (LABEL.to_owned(), composition.to_label()),
     ]);
     labels.extend(recipe.labels.clone());
+    let published = options.published.as_ref().map(|published| Arc::clone(&published.blobs));
     Image::assemble(ImageParts {
         platform: recipe.platform,
         epoch: options.epoch,
         container: ContainerConfig {
-            user: Some(recipe.user.to_string()),
+            user: Some(inputs.user.to_string()),
             exposed_ports: BTreeMap::from([("8080/tcp".to_owned(), BTreeMap::new())]),
             env: Some(environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
             entrypoint: Some(vec![SERVER_PATH.to_owned()]),
-            working_dir: Some("/".to_owned()),
+            working_dir: Some(inputs.working_folder().to_owned()),
             labels: Some(labels),
             stop_signal: Some("SIGTERM".to_owned()),
             ..ContainerConfig::default()
         },
-        base_history: Vec::new(),
-        base_layers: Vec::new(),
+        base_history: parent.map(Parent::history).unwrap_or_default(),
+        base_layers: parent.map(Parent::layers).unwrap_or_default(),
+        base_blobs: parent.map(Parent::blobs).or(published),
         layers: with_history(written, options.epoch),
-        annotations: BTreeMap::from([(TITLE.to_owned(), recipe.name.clone())]),
+        annotations: annotations(recipe, parent),
     })
+}
+
+/// What the manifest says about the image: its title, and upon what it was put.
+fn annotations(recipe: &Recipe, parent: Option<&Parent>) -> BTreeMap<String, String> {
+    let mut annotations = BTreeMap::from([(TITLE.to_owned(), recipe.name.clone())]);
+    if let Some(parent) = parent {
+        annotations.insert("org.opencontainers.image.base.digest".to_owned(), parent.pin.sha256.to_string());
+        if let Some(reference) = parent.name.reference() {
+            annotations.insert("org.opencontainers.image.base.name".to_owned(), reference.to_string());
+        }
+    }
+    annotations
 }
 
 fn with_history(written: &Written, epoch: u64) -> Vec<LayerWithHistory> {

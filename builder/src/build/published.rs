@@ -4,9 +4,6 @@
 //! that is given a [`PublishedRuntime`] fetches no package and no layer: it lays out the recorded tree, checks the model against
 //! it, writes the model's layer, and names the others by digest. The image is byte for byte the one of an ordinary build.
 
-use std::collections::BTreeSet;
-use std::io::{self, Read};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -173,7 +170,13 @@ impl RuntimeSettings {
     pub fn new(recipe: &Recipe, compression: CompressionChoice, epoch: u64) -> Self {
         let mut keep = recipe.keep.clone();
         keep.sort();
-        Self { compression, epoch, minimize: recipe.minimize, keep, user: recipe.user.to_string() }
+        Self {
+            compression,
+            epoch,
+            minimize: recipe.minimize,
+            keep,
+            user: recipe.user.map_or_else(|| "of the base".to_owned(), |user| user.to_string()),
+        }
     }
 
     /// The tag under which a runtime of this lock and these settings is found.
@@ -359,13 +362,6 @@ impl PublishedRuntime {
         };
         Ok((runtime, tree, written))
     }
-
-    /// Lets an image read the published layers where they are.
-    pub(super) fn lend_to(&self, image: Image) -> Image {
-        let remote = self.record.layers.iter().map(|layer| layer.descriptor.digest).collect();
-        let blobs = Borrowed { own: image.blobs, lent: Arc::clone(&self.blobs), remote };
-        Image { blobs: Arc::new(blobs), ..image }
-    }
 }
 
 /// What a build needs of published layers.
@@ -385,25 +381,6 @@ fn pins(lock: &Lock) -> String {
     pins.chain([server]).collect::<Vec<_>>().join(", ")
 }
 
-/// Blobs on this machine, and layers that only a registry has.
-#[derive(Debug)]
-struct Borrowed {
-    own: Arc<dyn Blobs>,
-    lent: Arc<dyn Blobs>,
-    remote: BTreeSet<Digest>,
-}
-
-impl Blobs for Borrowed {
-    fn open_unverified(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        let blobs = if self.remote.contains(&descriptor.digest) { &self.lent } else { &self.own };
-        blobs.open_unverified(descriptor, offset)
-    }
-
-    fn local_path(&self, descriptor: &Descriptor) -> Option<PathBuf> {
-        self.own.local_path(descriptor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -420,6 +397,7 @@ mod tests {
             container: ContainerConfig { labels, ..ContainerConfig::default() },
             base_history: Vec::new(),
             base_layers: Vec::new(),
+            base_blobs: None,
             layers: Vec::new(),
             annotations: BTreeMap::new(),
         })

@@ -6,11 +6,12 @@ use std::thread::available_parallelism;
 use super::args::{BuildArgs, LockArgs, RecipeArgs};
 use super::failure::Failure;
 use super::publish::Search;
-use super::{Context, attest, print, print_json, push};
+use super::{Context, attest, images, platforms, print, print_json, push};
 use crate::attest::Document;
 use crate::build::{BuildError, BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
 use crate::exit_code;
 use crate::lock::LockMode;
+use crate::platform::Platform;
 use crate::recipe::{Budgets, Overrides, Recipe};
 use crate::reference::Reference;
 use crate::report::{self, SizeReport};
@@ -19,67 +20,25 @@ use crate::transport::{Content, Put, Transport};
 use crate::units::ByteSize;
 
 pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
-    let mut overrides = overrides(&args.recipe);
-    overrides.name = args.name;
-    overrides.compression = args.compression;
-    overrides.minimize = args.minimize;
-    overrides.tags = args.tag;
-    overrides.outputs = args.output;
-    overrides.keep = args.keep;
-    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides)?;
-    let references = recipe
-        .tags
-        .iter()
-        .map(|tag| tag.parse())
-        .collect::<Result<Vec<Reference>, _>>()
-        .map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))?;
-    if args.push && references.is_empty() {
-        return Err(Failure::new("there is nowhere to push to: the image has no reference", exit_code::UNUSABLE_INPUT)
-            .with_hint("name one with `-t HOST/NAME:TAG`"));
+    if args.recipe.platform.len() > 1 {
+        return platforms::build(context, &args);
     }
+    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides_of(&args, args.recipe.platform.first().copied()))?;
+    let references = references_of(&recipe, args.push)?;
     // Every place is understood before anything is built.
     let places = places(&recipe, &references, args.push)?;
-    let mut options = BuildOptions {
-        lock: if args.locked { LockMode::Locked } else { LockMode::Complete },
-        reach: reach(args.recipe.offline),
-        threads: args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
-        epoch: epoch_of_environment()?,
-        server: server(&recipe)?,
-        dry_run: args.dry_run,
-        published: None,
-    };
-    let pushed_to: Vec<Reference> = places.iter().filter_map(Transport::registry).cloned().collect();
-    let search = Search {
-        recipe: &recipe,
-        compression: recipe.compression.parse().map_err(BuildError::from)?,
-        epoch: options.epoch,
-        pushed_to: &pushed_to,
-        registry: &args.registry,
-    };
-    let found = args.runtime.find(context, &search)?;
-    options.published = found.as_ref().map(|found| found.runtime.clone());
-    let store = context.store()?;
-    let built = match build_image(&recipe, &options, &store, &context.progress) {
-        Err(BuildError::Published(error)) if found.as_ref().is_some_and(|found| !found.named) => {
-            context.progress.note(format!("not used: {error}"));
-            options.published = None;
-            build_image(&recipe, &options, &store, &context.progress)?
-        }
-        built => built?,
-    };
-    let runtime_place = found.filter(|_| options.published.is_some()).map(|found| found.place);
+    let Finished { built, runtime, documents } = build_one(context, &recipe, &args, &places)?;
     tell_lock_changes(context, &recipe, &built.lock_changes, args.dry_run);
     let over = over_budget(&built.report, &recipe.budgets);
-    let documents = args.attest.documents(&recipe, &built, options.epoch);
     let mut sent = Vec::new();
     if !args.dry_run && over.is_empty() {
-        let way = Way { registry: &args.registry, documents: &documents, runtime: runtime_place.as_ref() };
+        let way = Way { registry: &args.registry, documents: &documents, runtime: runtime.as_ref() };
         sent = put_everywhere(context, &built, &places, &references, &way)?;
     }
     if let Some(path) = &args.report {
         built.report.save(path)?;
     }
-    args.attest.write(&documents)?;
+    args.attest.write(None, &documents)?;
     if args.json {
         print(&built.report.to_json());
     } else {
@@ -104,13 +63,61 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     .with_hint("`imgbuild why IMAGE LIBRARY` tells what brought a library in; budgets are in the recipe under [budgets]"))
 }
 
+/// What was typed, for one platform or the recipe's.
+pub(super) fn overrides_of(args: &BuildArgs, platform: Option<Platform>) -> Overrides {
+    Overrides {
+        name: args.name.clone(),
+        compression: args.compression.clone(),
+        minimize: args.minimize,
+        tags: args.tag.clone(),
+        outputs: args.output.clone(),
+        keep: args.keep.clone(),
+        ..overrides(&args.recipe, platform)
+    }
+}
+
+/// How one image is built.
+pub(super) fn options_of(context: &Context, recipe: &Recipe, args: &BuildArgs, lock: LockMode) -> Result<BuildOptions, Failure> {
+    Ok(BuildOptions {
+        lock,
+        reach: reach(args.recipe.offline),
+        threads: args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
+        epoch: epoch_of_environment()?,
+        client: images::client(context, &args.registry, None),
+        server: server(recipe)?,
+        dry_run: args.dry_run,
+        published: None,
+    })
+}
+
+/// The references of a recipe; with `--push` there must be one.
+pub(super) fn references_of(recipe: &Recipe, push: bool) -> Result<Vec<Reference>, Failure> {
+    let references = recipe.tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Reference>, _>>();
+    let references = references.map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))?;
+    if push && references.is_empty() {
+        return Err(Failure::new("there is nowhere to push to: the image has no reference", exit_code::UNUSABLE_INPUT)
+            .with_hint("name one with `-t HOST/NAME:TAG`"));
+    }
+    Ok(references)
+}
+
 pub(super) fn lock(context: &Context, args: LockArgs) -> Result<u8, Failure> {
-    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides(&args.recipe))?;
+    let platforms: Vec<Option<Platform>> = match args.recipe.platform.as_slice() {
+        [] => vec![None],
+        several => several.iter().copied().map(Some).collect(),
+    };
+    platforms.into_iter().try_for_each(|platform| lock_one(context, &args, platform))?;
+    Ok(exit_code::SUCCESS)
+}
+
+fn lock_one(context: &Context, args: &LockArgs, platform: Option<Platform>) -> Result<(), Failure> {
+    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides(&args.recipe, platform))?;
     let options = BuildOptions {
         lock: if args.update { LockMode::Update } else { LockMode::Complete },
         reach: reach(args.recipe.offline),
         threads: 1,
         epoch: 0,
+        client: images::client(context, &args.registry, None),
         server: server(&recipe)?,
         dry_run: false,
         published: None,
@@ -124,15 +131,16 @@ pub(super) fn lock(context: &Context, args: LockArgs) -> Result<u8, Failure> {
     } else {
         print(&format!("{}\n", inputs.lock_changes.join("\n")));
     }
-    Ok(exit_code::SUCCESS)
+    Ok(())
 }
 
-fn overrides(args: &RecipeArgs) -> Overrides {
+fn overrides(args: &RecipeArgs, platform: Option<Platform>) -> Overrides {
     Overrides {
         model: args.model.clone(),
         stack: args.stack.clone(),
         base: args.base.clone(),
-        platform: args.platform,
+        platform,
+        one_of_several: args.platform.len() > 1,
         server: args.server.clone(),
         ..Overrides::default()
     }
@@ -142,17 +150,21 @@ fn reach(offline: bool) -> Reach {
     if offline { Reach::Offline } else { Reach::Online }
 }
 
-/// The server that goes into the image: the recipe's, or the one beside this program.
+/// The server that goes into the image: the recipe's, or the one beside this program, which has the platform's name where that
+/// is not this machine's.
 pub(super) fn server(recipe: &Recipe) -> Result<PathBuf, Failure> {
     if let Some(path) = &recipe.server {
         return Ok(path.clone());
     }
     let own = std::env::current_exe().map_err(|error| Failure::new(error, exit_code::STORAGE))?;
-    Ok(own.with_file_name("imgserve"))
+    Ok(match recipe.platform {
+        platform if platform == Platform::host() => own.with_file_name("imgserve"),
+        other => own.with_file_name(format!("imgserve-{}", other.architecture())),
+    })
 }
 
 /// Where the image goes: the outputs, the registries of the references with `--push`, or a layout beside the model.
-fn places(recipe: &Recipe, references: &[Reference], push: bool) -> Result<Vec<Transport>, Failure> {
+pub(super) fn places(recipe: &Recipe, references: &[Reference], push: bool) -> Result<Vec<Transport>, Failure> {
     let mut places = recipe.outputs.iter().map(|output| output.parse()).collect::<Result<Vec<Transport>, _>>()?;
     if push {
         places.extend(references.iter().cloned().map(Transport::Registry));
@@ -165,12 +177,54 @@ fn places(recipe: &Recipe, references: &[Reference], push: bool) -> Result<Vec<T
     Ok(places)
 }
 
+/// An image that was built, and what goes with it.
+pub(super) struct Finished {
+    pub built: Built,
+    /// Where the layers below the model were published, if they were not made here.
+    pub runtime: Option<Reference>,
+    pub documents: Vec<Document>,
+}
+
+/// Builds the image of one recipe, on published layers where there are some for it.
+pub(super) fn build_one(context: &Context, recipe: &Recipe, args: &BuildArgs, places: &[Transport]) -> Result<Finished, Failure> {
+    let lock = if args.locked { LockMode::Locked } else { LockMode::Complete };
+    let mut options = options_of(context, recipe, args, lock)?;
+    let pushed_to: Vec<Reference> = places.iter().filter_map(Transport::registry).cloned().collect();
+    let search = Search {
+        recipe,
+        compression: recipe.compression.parse().map_err(BuildError::from)?,
+        epoch: options.epoch,
+        pushed_to: &pushed_to,
+        registry: &args.registry,
+    };
+    let found = args.runtime.find(context, &search)?;
+    options.published = found.as_ref().map(|found| found.runtime.clone());
+    let store = context.store()?;
+    let built = match build_image(recipe, &options, &store, &context.progress) {
+        Err(BuildError::Published(error)) if found.as_ref().is_some_and(|found| !found.named) => {
+            context.progress.note(format!("not used: {error}"));
+            options.published = None;
+            build_image(recipe, &options, &store, &context.progress)?
+        }
+        built => built?,
+    };
+    let runtime = found.filter(|_| options.published.is_some()).map(|found| found.place);
+    let documents = args.attest.documents(recipe, &built, options.epoch);
+    Ok(Finished { built, runtime, documents })
+}
+
 /// How an image is put where it goes.
 struct Way<'a> {
     registry: &'a super::args::RegistryArgs,
     documents: &'a [Document],
     /// Where the layers below the model were published.
     runtime: Option<&'a Reference>,
+}
+
+/// The repositories on a place's registry from which layers are mounted.
+pub(super) fn near<'a>(place: &Transport, known: impl Iterator<Item = &'a Reference>) -> Vec<String> {
+    let same = |of: &&Reference| place.registry().is_some_and(|to| to.registry == of.registry);
+    known.filter(same).map(|of| of.repository.clone()).collect()
 }
 
 /// Puts the image where it goes, and gives for each place what that took.
@@ -186,8 +240,8 @@ fn put_everywhere(
     let mut sent = Vec::with_capacity(places.len());
     for place in places {
         let request = Put { name: references.first(), platform: None, store: Some(&store), progress: &context.progress };
-        let beside = way.runtime.filter(|runtime| place.registry().is_some_and(|to| to.registry == runtime.registry));
-        let mount_from = beside.map(|runtime| runtime.repository.clone()).into_iter().collect();
+        // Layers that lie in the same registry are mounted from there.
+        let mount_from = near(place, built.base_reference.iter().chain(way.runtime));
         let choices = push::PushChoices { mount_from, ..push::PushChoices::default() };
         let placed = push::put(context, place, &content, &request, way.registry, &choices)?;
         sent.push(placed.text);
@@ -207,7 +261,7 @@ pub(super) fn tell_lock_changes(context: &Context, recipe: &Recipe, changes: &[S
 }
 
 /// The budgets that a report is over, in words.
-fn over_budget(report: &SizeReport, budgets: &Budgets) -> Vec<String> {
+pub(super) fn over_budget(report: &SizeReport, budgets: &Budgets) -> Vec<String> {
     let mut over = Vec::new();
     let mut check = |what: String, actual: u64, limit: Option<&ByteSize>| {
         if let Some(limit) = limit.filter(|limit| actual > limit.0) {

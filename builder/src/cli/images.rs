@@ -16,13 +16,18 @@ use crate::units::ByteSize;
 
 /// A client for the registries of one command line.
 pub(super) fn client(context: &Context, args: &RegistryArgs, target: Option<&str>) -> Client {
+    Client::new(settings(args, target), &context.progress)
+}
+
+/// How the registries of one command line are reached.
+pub(super) fn settings(args: &RegistryArgs, target: Option<&str>) -> Settings {
     let mut settings = Settings::from_environment(target);
     settings.insecure.extend(args.insecure.iter().cloned());
     settings.ca_file = args.ca_file.clone();
     if let (Some(certificate), Some(key)) = (&args.client_cert, &args.client_key) {
         settings.client_certificate = Some(ClientCertificate { certificate: certificate.clone(), key: key.clone() });
     }
-    Client::new(settings, &context.progress)
+    settings
 }
 
 /// Opens an image wherever it is.
@@ -44,8 +49,16 @@ pub(super) fn open(
     Ok((transport, image))
 }
 
-fn config_of(image: &Image) -> Result<ImageConfig, Failure> {
+pub(super) fn config_of(image: &Image) -> Result<ImageConfig, Failure> {
     serde_json::from_slice(&image.config).map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))
+}
+
+/// The composition of an image that must have one.
+pub(super) fn required_composition(config: &ImageConfig, image: &str) -> Result<Composition, Failure> {
+    composition_of(config).ok_or_else(|| {
+        Failure::new(format!("`{image}` does not say why its files are there"), exit_code::UNUSABLE_INPUT)
+            .with_hint("only images that imgbuild built carry that")
+    })
 }
 
 fn composition_of(config: &ImageConfig) -> Option<Composition> {
@@ -138,10 +151,7 @@ fn render(inspected: &Inspected<'_>) -> String {
 
 pub(super) fn why(context: &Context, args: &WhyArgs) -> Result<u8, Failure> {
     let (_, config) = opened(context, &args.image)?;
-    let composition = composition_of(&config).ok_or_else(|| {
-        Failure::new(format!("`{}` does not say why its files are there", args.image.image), exit_code::UNUSABLE_INPUT)
-            .with_hint("only images that imgbuild built carry that")
-    })?;
+    let composition = required_composition(&config, &args.image.image)?;
     let matches = |name: &str| name.rsplit('/').next().unwrap_or(name).contains(&args.library);
     let libraries: Vec<_> = composition.libraries.iter().filter(|library| matches(&library.path)).collect();
     let omitted: Vec<_> = composition.omitted.iter().filter(|omission| matches(&omission.name)).collect();

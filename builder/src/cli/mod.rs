@@ -4,13 +4,19 @@ mod args;
 mod attach;
 mod attest;
 mod build;
+mod coldstart;
+mod compare;
 mod failure;
 mod images;
+mod platforms;
 mod publish;
 mod push;
 mod run;
+mod serve;
 mod small;
+mod template;
 mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -61,14 +67,20 @@ pub fn main() -> ExitCode {
         Command::Init(args) => small::init(&args),
         Command::Inspect(args) => images::inspect(&context, &args),
         Command::Why(args) => images::why(&context, &args),
+        Command::Compare(args) => compare::compare(&context, &args),
+        Command::History(args) => compare::history(&context, &args),
         Command::Run(args) => run::run(&context, args),
         Command::Push(args) => push::push(&context, &args),
         Command::PublishRuntime(args) => publish::publish(&context, args),
         Command::Attach(args) => attach::attach(&context, &args),
         Command::Referrers(args) => attach::referrers(&context, &args),
+        Command::Coldstart(args) => coldstart::coldstart(&context, args),
+        Command::Verify(args) => verify::verify(&context, &args),
+        Command::Record(args) => verify::record(&context, &args),
         Command::Login(args) => small::login(&context, &args),
         Command::Logout(args) => small::logout(&context, &args),
         Command::Cache(args) => small::cache(&context, &args),
+        Command::Template(args) => template::template(&context, &args),
         Command::Completions(args) => small::completions(&args),
     };
     match done {

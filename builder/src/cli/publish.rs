@@ -118,6 +118,7 @@ pub(super) fn publish(context: &Context, args: PublishArgs) -> Result<u8, Failur
         reach: if args.offline { Reach::Offline } else { Reach::Online },
         threads: available_parallelism().map_or(1, usize::from),
         epoch: epoch_of_environment()?,
+        client: images::client(context, &args.registry, None),
         server: super::build::server(&recipe)?,
         dry_run: false,
         published: None,
