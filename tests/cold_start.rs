@@ -73,7 +73,7 @@ fn a_local_image_is_pulled_started_and_asked_over_a_link_that_was_predicted() {
     let folder = tempfile::tempdir().expect("a folder");
     let digest = build(folder.path(), &[]);
     let begun = Instant::now();
-    let arguments = ["--runs", "2", "--runner", "embedded", "--link", "200Mbit/s,10ms"];
+    let arguments = ["--runs", "2", "--runner", "embedded", "--link", "80Mbit/s,20ms"];
     let shown = succeed(&mut coldstart(folder.path(), "oci:magika.oci", &arguments));
     let outside = begun.elapsed().as_secs_f64() * 1e3;
     let report = load(folder.path());
@@ -81,10 +81,10 @@ fn a_local_image_is_pulled_started_and_asked_over_a_link_that_was_predicted() {
     check_touched(&report);
     assert_eq!((report.source, report.runner.as_str()), (Source::Local, "embedded"));
     let table = text(&shown.stdout);
-    for part in ["over 200Mbit/s,10ms", "predicted, not measured", "first_inference", "libonnxruntime.so.1", "peak memory"] {
+    for part in ["over 80Mbit/s,20ms", "predicted, not measured", "first_inference", "libonnxruntime.so.1", "peak memory"] {
         assert!(table.contains(part), "{part} is missing in\n{table}");
     }
-    // 17.7 MB at 25 MB/s: what was measured, and what was computed from a pull without the link.
+    // 17.7 MB at 10 MB/s: what was measured, and what was computed from a pull without the link.
     let predicted = report.predictions.first().expect("the link itself is predicted").clone();
     assert_eq!(Some(predicted.link), report.link);
     let measured = report.columns[0].phases.iter().find(|phase| phase.phase == Phase::Download).expect("it is there");
@@ -122,7 +122,10 @@ fn an_ordinary_user_measures_as_root_does() {
     assert!(output.status.success(), "{said}");
     let report = load(folder.path());
     check(&report, &digest, 1, begun.elapsed().as_secs_f64() * 1e3);
-    check_touched(&report);
+    // Files in memory cannot be dropped, and a temporary folder may be there.
+    if report.columns.iter().any(|column| column.cache == PageCache::Cold) {
+        check_touched(&report);
+    }
 }
 
 #[test]
@@ -155,7 +158,7 @@ fn what_cannot_be_measured_is_said() {
         (&["--data", "nowhere"][..], 3, "input_0.pb"),
         (&["--link", "fast"], 2, "1Gbit/s,5ms"),
         (&["--runs", "0"], 2, "--runs"),
-        (&["--seconds", "-1"], 2, "seconds"),
+        (&["--seconds=-1"], 2, "negative"),
     ] {
         let mut command = imgbuild();
         let error = fail_with(command.current_dir(&folder).args(["coldstart", image]).args(arguments), code);

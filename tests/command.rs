@@ -5,18 +5,7 @@ use imgbuild_tests::{check_options, fail_with, imgbuild, model_in, root, succeed
 #[test]
 fn every_command_has_help_and_every_shell_a_completion() {
     let help = text(&succeed(imgbuild().arg("--help")).stdout);
-    let listed = help
-        .split("Commands:")
-        .nth(1)
-        .and_then(|rest| {
-            rest.split(
-                "
-
-",
-            )
-            .next()
-        })
-        .expect("a list of commands");
+    let listed = help.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list of commands");
     let commands: Vec<&str> = listed.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()).collect();
     assert!(commands.len() > 10, "{commands:?}");
     for command in commands.into_iter().filter(|command| *command != "help") {

@@ -1,6 +1,5 @@
 //! Reports and images held against one another: gates, noise, damaged reports, and the page in a real browser.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -94,7 +93,9 @@ fn build_with_padding(folder: &Path, name: &str, padding: usize) {
     let mut noise = Noise(1);
     bytes.extend((0..padding / 8).flat_map(|_| noise.uniform().to_le_bytes()));
     std::fs::write(recipe.join("runtime/libonnxruntime.so.1"), bytes).expect("written");
-    std::fs::write(recipe.join("runtime/LICENSE"), "a licence\n").expect("written");
+    for name in ["LICENSE", "ThirdPartyNotices.txt"] {
+        std::fs::write(recipe.join("runtime").join(name), "a licence\n").expect("written");
+    }
     std::fs::write(recipe.join("imgbuild.toml"), "model = \"magika.onnx\"\n[runtime]\npath = \"runtime\"\n").expect("written");
     model_in(&recipe, "magika");
     let (place, report) = (format!("oci:../{name}-image:1"), format!("../{name}.json"));
@@ -322,16 +323,11 @@ fn the_page_works_in_a_browser_and_escapes_what_it_shows() {
     }
     let page = compare("html");
     assert!(!page.contains("<img") && page.matches("<script>").count() == 1, "a report's text became markup");
-    let mut links = String::new();
+    // The names of the drawings' format and of the content policy are no addresses; the hostile one is text, with its slashes escaped.
+    let known = ["http://www.w3.org/2000/svg\"", "http-equiv=", "http:&#x2f;&#x2f;127.0.0.1:9"];
     for (at, _) in page.match_indices("http") {
-        let _ = writeln!(links, "{}", page[at..].chars().take(30).collect::<String>());
+        assert!(known.iter().any(|known| page[at..].starts_with(known)), "{}", page[at..].chars().take(40).collect::<String>());
     }
-    assert!(
-        links.lines().all(|link| link.starts_with("http://www.w3.org/2000/svg")
-            || link.starts_with("http://127.0.0.1:9/x")
-            || link.starts_with("http-equiv")),
-        "{links}"
-    );
     if !has("chromium") {
         return;
     }

@@ -25,6 +25,7 @@ pub mod recipe;
 pub mod reference;
 pub mod registry;
 pub mod report;
+pub mod rewrite;
 pub mod runner;
 pub mod runtime;
 pub mod source;

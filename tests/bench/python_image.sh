@@ -94,12 +94,10 @@ size() { # [--kept] PACKAGE…
     compressed=$(gzip -6 -c "$tarball" | wc -c)
     if [ ${#packages[@]} -gt 0 ]; then
       folder=$(wheels "$tarball" "${packages[@]}" "${serving[@]}")
-      local installed; installed=$(mktemp -d "$cache/installed-XXXXXX")
-      # Unpacked without compiling to bytecode, as pip would on top: the figure is in their favour.
-      python3 -c 'import sys, zipfile; [zipfile.ZipFile(wheel).extractall(sys.argv[1]) for wheel in sys.argv[2:]]' "$installed" "$folder"/*.whl
-      unpacked=$((unpacked + $(find "$installed" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%.0f", sum }')))
-      compressed=$((compressed + $(tar -C "$installed" -cf - . | gzip -6 | wc -c)))
-      rm -rf "$installed"
+      # As pip puts them in place, but without compiling to bytecode, in their favour; as a stream, since it may be many gigabytes.
+      compressed=$((compressed + $(python3 "$here/python-image/unpack.py" "$result.bytes" "$folder"/*.whl | gzip -6 | wc -c)))
+      unpacked=$((unpacked + $(cat "$result.bytes")))
+      rm "$result.bytes"
     fi
     echo "$unpacked $compressed" >"$result.part"
     mv "$result.part" "$result"

@@ -190,8 +190,9 @@ fn verdict(compared: &Comparisons) -> Result<u8, Failure> {
     let several = compared.images.len() > 2;
     let line = |excess: &compare::Excess| if several { format!("{}: {excess}", excess.image) } else { excess.to_string() };
     let lines: Vec<String> = compared.over.iter().map(|excess| render::clean(&line(excess))).collect();
-    Err(Failure::new(format!("over budget:\n  {}", lines.join("\n  ")), exit_code::OVER_BUDGET)
-        .with_hint("`imgbuild why IMAGE LIBRARY` tells what brought a library in"))
+    let failure = Failure::new(format!("over budget:\n  {}", lines.join("\n  ")), exit_code::OVER_BUDGET);
+    let about_sizes = compared.over.iter().any(|excess| excess.what.contains("compressed") || excess.what.contains("unpacked"));
+    Err(if about_sizes { failure.with_hint("`imgbuild why IMAGE LIBRARY` tells what brought a library in") } else { failure })
 }
 
 /// The budget file's limits, overridden by the options.

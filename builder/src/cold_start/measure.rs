@@ -325,6 +325,7 @@ impl Samples {
             bytes: layers.iter().map(|layer| layer.size).sum(),
             rest_ms: unpack_ms + start_ms,
         };
-        request.link.into_iter().chain(LINKS).map(|link| predict(&measured, link)).collect()
+        let others = LINKS.into_iter().filter(|link| Some(*link) != request.link);
+        request.link.into_iter().chain(others).map(|link| predict(&measured, link)).collect()
     }
 }

@@ -147,7 +147,8 @@ impl Site<'_> {
         let unpacked = Instant::now();
 
         let rounds = image.parsed.layers.len().div_ceil(LANES) as u64;
-        let connection = if image.parsed.layers.len() > 1 { 1 } else { 0 };
+        // The first layer comes over the connection that the manifest came over.
+        let connection = u64::from(image.parsed.layers.len() > 1);
         let times = PullTimes {
             resolve: resolved - begun,
             download: downloaded - resolved,

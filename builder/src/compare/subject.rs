@@ -114,12 +114,12 @@ impl Argument {
         if path.is_dir() && !path.join("oci-layout").exists() {
             return Ok(Self::Reports(reports_of_folder(path)?));
         }
-        if is_report(path) {
-            return Ok(Self::Reports(vec![path.to_owned()]));
-        }
         let parts: Vec<PathBuf> = text.split('+').map(PathBuf::from).collect();
         if parts.len() > 1 && !path.exists() && parts.iter().all(|part| is_report(part)) {
             return Ok(Self::Reports(parts));
+        }
+        if is_report(path) {
+            return Ok(Self::Reports(vec![path.to_owned()]));
         }
         Ok(Self::Image(text.to_owned()))
     }

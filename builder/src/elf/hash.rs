@@ -16,12 +16,12 @@ impl<'a> SymbolName<'a> {
 }
 
 /// The hash of `DT_GNU_HASH`.
-fn gnu_hash(name: &[u8]) -> u32 {
+pub(crate) fn gnu_hash(name: &[u8]) -> u32 {
     name.iter().fold(5381, |hash: u32, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)))
 }
 
 /// The hash of `DT_HASH`, of version names too.
-pub(super) fn sysv_hash(name: &[u8]) -> u32 {
+pub(crate) fn sysv_hash(name: &[u8]) -> u32 {
     name.iter().fold(0, |hash: u32, &byte| {
         let hash = (hash << 4).wrapping_add(u32::from(byte));
         let high = hash & 0xf000_0000;

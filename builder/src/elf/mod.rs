@@ -21,6 +21,7 @@ mod versions;
 
 pub use error::ElfError;
 pub use hash::SymbolName;
+pub(crate) use hash::{gnu_hash, sysv_hash};
 pub use machine::{ByteOrder, Class, Identity, Kind, Machine};
 pub use object::{Dynamic, ElfObject};
 pub use symbols::{Binding, Export, Import, SymbolTable, WantedVersion};

@@ -190,18 +190,24 @@ impl SymbolTable {
     }
 
     /// Whether the loader would take a definition of this file for the reference.
+    pub fn provides(&self, name: SymbolName<'_>, version: Option<WantedVersion<'_>>) -> bool {
+        self.definition(name, version).is_some()
+    }
+
+    /// The index of the definition that the loader would take for a reference.
     ///
     /// A reference with a version gets exactly that version, or a definition without any. A reference without one gets the
     /// base or first version, else the only default version there is.
-    pub fn provides(&self, name: SymbolName<'_>, version: Option<WantedVersion<'_>>) -> bool {
-        let mut found = false;
+    pub(crate) fn definition(&self, name: SymbolName<'_>, version: Option<WantedVersion<'_>>) -> Option<u32> {
+        let mut found = None;
+        let mut default = None;
         let mut defaults = 0;
         self.hash.candidates(name, |index| {
             let Some(&entry) = self.entries.get(index as usize) else { return false };
             if !entry.is(Entry::PROVIDES) || self.name(entry) != name.bytes {
                 return false;
             }
-            found = match (version, self.has_versions) {
+            let fits = match (version, self.has_versions) {
                 (_, false) => true,
                 (Some(wanted), true) => match self.version(entry) {
                     Some(own) => *own.name == *wanted.name,
@@ -209,13 +215,40 @@ impl SymbolTable {
                 },
                 (None, true) if entry.version_index() < 3 => true,
                 (None, true) => {
-                    defaults += u32::from(!entry.is_hidden());
+                    if !entry.is_hidden() {
+                        defaults += 1;
+                        default = default.or(Some(index));
+                    }
                     false
                 }
             };
-            found
+            if fits {
+                found = Some(index);
+            }
+            fits
         });
-        found || defaults == 1
+        found.or(default.filter(|_| defaults == 1))
+    }
+
+    /// The name at an index, and the version that a reference by this index asks for.
+    pub(crate) fn reference(&self, index: u32) -> Option<(&[u8], Option<WantedVersion<'_>>)> {
+        let &entry = self.entries.get(index as usize)?;
+        let version = self.version(entry).map(|version| WantedVersion {
+            name: &version.name,
+            file: version.file.as_deref(),
+            is_hidden: version.is_hidden,
+        });
+        Some((self.name(entry), version))
+    }
+
+    /// Every name in the table, whether defined or wanted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries.iter().map(|&entry| self.name(entry)).filter(|name| !name.is_empty())
+    }
+
+    /// Whether the symbol at an index is one that other files' references can get.
+    pub(crate) fn is_provided(&self, index: u32) -> bool {
+        self.entries.get(index as usize).is_some_and(|entry| entry.is(Entry::PROVIDES))
     }
 
     /// The versions under which the file offers a name, for messages; a definition without one counts as an empty version.

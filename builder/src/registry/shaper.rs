@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 /// The most bytes that one read takes, so that a slow link is smooth.
 const PIECE: usize = 32 << 10;
-/// The bucket's depth: time by which a reader may be ahead, which bridges the coarseness of sleeping.
-const AHEAD: Duration = Duration::from_millis(2);
+/// A reader that was kept from reading for so long finds what came meanwhile, as it would in the system's buffers.
+const BUFFERED: Duration = Duration::from_millis(100);
 
 /// Shapes what a [`Client`](super::Client) receives: a token bucket that all its connections share, and one round-trip time for each
 /// request, for each new connection, and for each new connection's TLS. Requests' own bytes are not shaped.
@@ -51,16 +51,21 @@ impl Shaper {
 
     /// Takes note of an answer's head and holds it back for as many round trips as it takes over the link.
     pub(super) fn answered(self: &Arc<Self>, secure: bool) -> Lane {
-        let new = {
+        let (new, alone) = {
             let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             connections.0 += 1;
             let new = connections.0 > connections.1;
             connections.1 = connections.1.max(connections.0);
-            new
+            (new, connections.0 == 1)
         };
         let trips = 1 + if new { 1 + u64::from(secure) } else { 0 };
         self.round_trips.fetch_add(trips, Ordering::Relaxed);
         sleep(self.round_trip * u32::try_from(trips).unwrap_or(u32::MAX));
+        if alone {
+            // Nothing came while this was waited for.
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            *free = (*free).max(Instant::now());
+        }
         Lane { shaper: Arc::clone(self) }
     }
 
@@ -73,7 +78,8 @@ impl Shaper {
         let cost = Duration::try_from_secs_f64(bytes as f64 / self.bytes_per_second).unwrap_or(Duration::MAX);
         let ends = {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let begins = (*free).max(Instant::now().checked_sub(AHEAD).unwrap_or(*free));
+            let now = Instant::now();
+            let begins = if now.saturating_duration_since(*free) < BUFFERED { *free } else { now };
             *free = begins.checked_add(cost).unwrap_or(begins);
             *free
         };

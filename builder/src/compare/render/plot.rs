@@ -25,6 +25,8 @@ const PAPER: usize = 3;
 pub const SERIES: usize = 10;
 /// How many colours there are for series.
 pub const COLOURS: usize = 11;
+/// The first of two colours for lines, which need more contrast than areas.
+const LINES: usize = SERIES + COLOURS;
 
 /// Widths of the drawings, pixels.
 const WIDE: u32 = 580;
@@ -182,7 +184,8 @@ pub fn treemap(label: String, sizes: &Sizes, series: impl Fn(&str) -> usize) -> 
         return None;
     }
     let layers = grouped(&seen, |file| file.layer.clone().unwrap_or_else(|| "libraries".to_owned()));
-    let legend = layers.iter().map(|(name, _)| (series(name), clean(name))).collect();
+    let mut legend: Vec<(usize, String)> = layers.iter().map(|(name, _)| (series(name), clean(name))).collect();
+    legend.sort();
     let leaf = |file: &&Part| {
         let bytes = file.amount.unpacked.unwrap_or_default();
         let compressed = file.amount.compressed.map(|bytes| format!(", {} compressed", ByteSize(bytes))).unwrap_or_default();
@@ -296,7 +299,7 @@ pub fn bars(label: &str, bars: &[Bar], unit: Unit) -> Plot {
         drawing(width, height, |area, areas| {
             let mut chart = ChartBuilder::on(area)
                 .margin_right(24)
-                .margin_left(8)
+                .margin_left(18)
                 .x_label_area_size(28)
                 .build_cartesian_2d(0.0..longest * 1.01, 0.0..rows)
                 .expect(IN_MEMORY);
@@ -320,7 +323,7 @@ pub fn bars(label: &str, bars: &[Bar], unit: Unit) -> Plot {
                     start += length;
                 }
                 let (x, y) = chart.backend_coord(&(0.0, bottom + 0.98));
-                let words = format!("{}  {}", clean(&bar.label), unit.show(start));
+                let words = format!("{} · {}", clean(&bar.label), unit.show(start));
                 let room = i32::try_from(width).unwrap_or(0) - x - 8;
                 text(area, (x, y), &fitting(&words, room).unwrap_or_default(), INK);
             }
@@ -357,7 +360,7 @@ pub struct Line {
 
 /// Lines over named points; the axis begins at 0.
 pub fn lines(label: &str, points: &[String], lines: &[Line], unit: Unit) -> Plot {
-    let legend = lines.iter().enumerate().map(|(index, line)| (SERIES + index, line.name.clone())).collect();
+    let legend = lines.iter().enumerate().map(|(index, line)| (LINES + index, line.name.clone())).collect();
     let largest = lines.iter().flat_map(|line| line.values.iter().flatten()).copied().fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let place = |index: usize| f64::from(u16::try_from(index).unwrap_or(u16::MAX));
     let last = place(points.len().saturating_sub(1)).max(0.5);
@@ -391,7 +394,7 @@ pub fn lines(label: &str, points: &[String], lines: &[Line], unit: Unit) -> Plot
             for (index, line) in lines.iter().enumerate() {
                 let known =
                     || line.values.iter().enumerate().filter_map(|(index, value)| value.map(|value| (place(index), value)));
-                let ink = colour(SERIES + index);
+                let ink = colour(LINES + index);
                 chart.draw_series(LineSeries::new(known(), ink.stroke_width(2))).expect(IN_MEMORY);
                 chart.draw_series(known().map(|point| Circle::new(point, 4, ink.filled()))).expect(IN_MEMORY);
                 for (index, value) in

@@ -263,7 +263,7 @@ pub fn of_excess(comparisons: &Comparisons) -> Table {
             clean(&excess.because.join(", ")),
             clean(&excess.image),
         ],
-        tone: Tone::Worse,
+        tone: Tone::Plain,
     });
     Table {
         title: "Over budget".to_owned(),
@@ -288,7 +288,7 @@ pub fn of_history(history: &History) -> Table {
             time(point.cold_start_ms),
             time(point.start_ms),
         ];
-        Row { cells, tone: row.tone }
+        Row { cells, tone: Tone::Plain }
     });
     Table {
         title: history.model.as_deref().map_or_else(|| "History".to_owned(), |model| format!("History of {}", clean(model))),
