@@ -12,5 +12,7 @@ mod golden;
 mod image;
 mod optimize;
 mod platforms;
+mod registry;
+mod supply_chain;
 mod template;
 mod vendor;

@@ -3,6 +3,7 @@
 //! The data goes one way: recipe → model → lock → runtime → tree → plan → layers → image → report.
 //! `docs/ARCHITECTURE.md` names each stage and what it gives the next one.
 
+pub mod attest;
 pub mod build;
 pub mod cli;
 pub mod cold_start;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::published::PublishedError;
 use crate::layer::{CompressionError, LayerError};
 use crate::lock::LockError;
 use crate::model::ModelError;
@@ -34,6 +35,9 @@ pub enum BuildError {
         /// What it does.
         expected: String,
     },
+    /// Published layers cannot be used.
+    #[error(transparent)]
+    Published(#[from] PublishedError),
     /// The image that everything is put upon cannot be had or used.
     #[error(transparent)]
     Parent(#[from] ParentError),
@@ -118,6 +122,7 @@ impl BuildError {
             Self::Model(error) => error.hint(),
             Self::Template(error) => error.hint(),
             Self::Lock(error) => error.hint(),
+            Self::Published(error) => error.hint(),
             Self::Parent(error) => error.hint(),
             Self::Source(error) => error.hint(),
             Self::Package(error) => error.hint(),

@@ -18,20 +18,27 @@ use crate::tree::{Content, Entry, ImagePath, Kind, LayerName, LayoutError, Origi
 /// Where the server's options lie in every image.
 const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
 
-/// Lays out the one merged file system of the image. Reads no weights: their digests are known or cached.
-pub(super) fn lay_out(
+/// Lays out what lies below the model: base, libraries, server.
+pub(super) fn lay_out_runtime(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime) -> Result<Tree, BuildError> {
+    let mut ground = Ground::new(inputs.parent.as_ref());
+    lay_out_base(&mut ground, recipe, inputs)?;
+    for taken in &runtime.taken {
+        ground.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
+    }
+    Ok(ground.tree)
+}
+
+/// Adds the model and the user's files to a tree. Reads no weights: their digests are known or cached.
+pub(super) fn lay_out_model(
+    tree: Tree,
     recipe: &Recipe,
     inputs: &Inputs,
     runtime: &Runtime,
     prepared: &Prepared,
     store: &Store,
 ) -> Result<Tree, BuildError> {
-    let mut ground = Ground::new(inputs.parent.as_ref());
-    lay_out_base(&mut ground, recipe, inputs)?;
-    for taken in &runtime.taken {
-        ground.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
-    }
-    lay_out_model(&mut ground, recipe, runtime, prepared)?;
+    let mut ground = Ground { tree, parent: inputs.parent.as_ref() };
+    add_model(&mut ground, recipe, runtime, prepared)?;
     for extra in &recipe.files {
         let (digest, size) = layer::digest_file(&extra.from, store)
             .map_err(|source| BuildError::ExtraFile { path: extra.from.clone(), source })?;
@@ -123,7 +130,7 @@ fn parent_join(link: &ImagePath, target: &str) -> String {
     }
 }
 
-fn lay_out_model(ground: &mut Ground<'_>, recipe: &Recipe, runtime: &Runtime, prepared: &Prepared) -> Result<(), BuildError> {
+fn add_model(ground: &mut Ground<'_>, recipe: &Recipe, runtime: &Runtime, prepared: &Prepared) -> Result<(), BuildError> {
     let folder: ImagePath = format!("/models/{}", recipe.name).parse()?;
     for file in &prepared.files {
         let path = folder.join(&file.location)?;

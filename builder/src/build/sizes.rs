@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Inputs, Written};
 use crate::image::Image;
+use crate::model::Model;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{
     BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, SCHEMA, SizeReport,
@@ -80,7 +81,11 @@ pub(super) fn report(
             config: image.parsed.config.digest,
             platform: recipe.platform.to_string(),
         },
-        model: ModelIdentity { name: recipe.name.clone(), format: "onnx".to_owned(), size: inputs.model.total_size() },
+        model: ModelIdentity {
+            name: recipe.name.clone(),
+            format: "onnx".to_owned(),
+            size: inputs.model.as_ref().map_or(0, Model::total_size),
+        },
         optimization: Some(optimization),
         stack: inputs.stack.name.clone(),
         base: recipe.base.to_string(),

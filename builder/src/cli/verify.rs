@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::args::{ImageArgs, RegistryArgs, RunnerChoice};
+use super::args::{ImageArgs, RunnerChoice};
 use super::failure::Failure;
 use super::serve::{Serving, Start};
 use super::{Context, print, print_json};
@@ -159,8 +159,7 @@ pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<u8, Failure
     let reference = match &args.reference {
         None => None,
         Some(image) => {
-            let registry =
-                RegistryArgs { insecure: args.image.registry.insecure.clone(), ca_file: args.image.registry.ca_file.clone() };
+            let registry = args.image.registry.clone();
             let platform: Option<Platform> = args.image.platform;
             Some(serve(context, &ImageArgs { image: image.clone(), platform, registry }, &args.data)?)
         }

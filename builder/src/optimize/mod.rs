@@ -102,8 +102,8 @@ impl Prepared {
     fn untouched(recipe: &Recipe, inputs: &Inputs, store: &Store) -> Result<Self, OptimizeError> {
         // The model keeps its file name: external data is named relative to it and may have any other name.
         let name = recipe.model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut files = vec![PreparedFile::on_disk(&name, &inputs.model.path, "the model".to_owned(), store)?];
-        for external in &inputs.model.onnx.external {
+        let mut files = vec![PreparedFile::on_disk(&name, &inputs.model().path, "the model".to_owned(), store)?];
+        for external in &inputs.model().onnx.external {
             let reason = format!("weights that {name} keeps in a file of their own");
             files.push(PreparedFile::on_disk(&external.location, &external.path, reason, store)?);
         }

@@ -85,10 +85,14 @@ pub(super) fn optimize(
     if request.inputs.parent.is_some() {
         return Ok(Err("the base is an image, whose libraries are not laid out here".to_owned()));
     }
-    if !request.inputs.model.onnx.external.is_empty() {
+    let is_elsewhere = |kind: &Kind| matches!(kind, Kind::File { content: Content::Elsewhere, .. });
+    if request.runtime.taken.iter().any(|taken| is_elsewhere(&taken.kind)) {
+        return Ok(Err("its libraries are in published layers, which are not on this machine".to_owned()));
+    }
+    if !request.inputs.model().onnx.external.is_empty() {
         return Ok(Err("its weights lie in files of their own, which the runtime would not write anew".to_owned()));
     }
-    let data = test_data(&request.inputs.model.path);
+    let data = test_data(&request.inputs.model().path);
     let key = request.key(&data, store)?;
     if let Some(kept) = store.record("optimized", &key).and_then(|body| serde_json::from_slice::<Kept>(&body).ok())
         && let Some(model) = store.find(&kept.model)?
@@ -101,7 +105,7 @@ pub(super) fn optimize(
     let output = bench.folder.path().join("optimized.onnx");
     let original = bench.config(
         "original",
-        &request.inputs.model.path,
+        &request.inputs.model().path,
         match level {
             Optimize::Basic => "basic",
             Optimize::Extended => "extended",
@@ -233,7 +237,7 @@ impl Bench {
         progress: &Progress,
     ) -> Result<(), OptimizeError> {
         let level = request.recipe.optimize;
-        let before = self.config("before", &request.inputs.model.path, "all")?;
+        let before = self.config("before", &request.inputs.model().path, "all")?;
         let after = self.config("after", optimized, if level == Optimize::Hardware { "disable" } else { "all" })?;
         let folders: Vec<String> = data.iter().map(|folder| text(folder)).collect();
         let mut arguments = vec!["--config", before.as_str(), "--compare", after.as_str()];

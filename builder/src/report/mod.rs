@@ -183,7 +183,7 @@ pub struct PackageSize {
     pub version: String,
     /// Digest of the package file.
     pub digest: Digest,
-    /// Its licence as it states it, where it does.
+    /// Its licence as it states it, where it does; several are joined by ` AND `.
     pub license: Option<String>,
     /// Bytes of the package file.
     pub download: u64,
@@ -191,6 +191,13 @@ pub struct PackageSize {
     pub installed: u64,
     /// Bytes of those that were taken.
     pub taken: u64,
+}
+
+impl PackageSize {
+    /// Its licences, each as the package names it.
+    pub fn licences(&self) -> impl Iterator<Item = &str> {
+        self.license.iter().flat_map(|all| all.split(" AND ")).filter(|one| !one.is_empty())
+    }
 }
 
 /// One file of the image.
