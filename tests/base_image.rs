@@ -176,7 +176,7 @@ fn a_base_in_a_registry_is_pinned_read_once_and_mounted() {
     let output = succeed(&mut run(&["-t", &format!("{address}/second:1"), "--push", "--locked"]));
     assert!(!blob.exists(), "the layer was fetched again");
     let told = text(&output.stdout);
-    let sent = told.lines().find_map(|line| line.split_once(" bytes sent")?.0.rsplit(' ').next()?.parse::<u64>().ok());
+    let sent = told.lines().find_map(|line| line.split_once(" bytes sent")?.0.rsplit('(').next()?.parse::<u64>().ok());
     let of = |key: &str| report["totals"]["image"][key].as_u64().expect("a number");
     let own = of("compressed") - report["layers"][0]["compressed"].as_u64().expect("a number");
     // Config and manifest besides.
