@@ -3,6 +3,7 @@
 //! The data goes one way: recipe → model → lock → runtime → tree → plan → layers → image → report.
 //! `docs/ARCHITECTURE.md` names each stage and what it gives the next one.
 
+pub mod attest;
 pub mod build;
 pub mod cli;
 pub mod cold_start;
@@ -12,10 +13,12 @@ pub mod elf;
 pub mod exit_code;
 pub mod files;
 pub mod image;
+pub mod inference;
 pub mod layer;
 pub mod link;
 pub mod lock;
 pub mod model;
+pub mod optimize;
 pub mod parent;
 pub mod plan;
 pub mod platform;

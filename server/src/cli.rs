@@ -7,12 +7,16 @@ use std::path::PathBuf;
 use crate::config::{DEFAULT_PATH, KEYS};
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Serve until a signal.
     Serve,
     /// Load the model, run the warm-up, end.
     Check,
+    /// Write the model to this file as the runtime optimises it, end.
+    Optimize(PathBuf),
+    /// Run the model, and that of this other file of options, on the same inputs, print how they differ, end.
+    Compare(PathBuf),
     /// Print the options as they are resolved.
     PrintConfig,
     /// Print how it is used.
@@ -28,6 +32,8 @@ pub struct Arguments {
     pub action: Action,
     /// The file of options.
     pub config: Option<PathBuf>,
+    /// Folders with inputs to compare on.
+    pub data: Vec<PathBuf>,
 }
 
 /// What is wrong with the command line.
@@ -53,7 +59,7 @@ impl Arguments {
     /// # Errors
     /// See [`UsageError`].
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
-        let mut parsed = Self { action: Action::Serve, config: None };
+        let mut parsed = Self { action: Action::Serve, config: None, data: Vec::new() };
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
             match argument.to_str() {
@@ -63,10 +69,10 @@ impl Arguments {
                 Some("--print-config") => parsed.action = Action::PrintConfig,
                 Some("--help" | "-h") => parsed.action = Action::Help,
                 Some("--version" | "-V") => parsed.action = Action::Version,
-                Some("--config") => {
-                    let path = arguments.next().ok_or(UsageError::NoValue { argument: "--config" })?;
-                    parsed.config = Some(path.into());
-                }
+                Some("--config") => parsed.config = Some(value(&mut arguments, "--config")?),
+                Some("--optimize") => parsed.action = Action::Optimize(value(&mut arguments, "--optimize")?),
+                Some("--compare") => parsed.action = Action::Compare(value(&mut arguments, "--compare")?),
+                Some("--data") => parsed.data.push(value(&mut arguments, "--data")?),
                 Some(text) if text.starts_with("--config=") => parsed.config = Some(text["--config=".len()..].into()),
                 _ => return Err(UsageError::Unknown { found: argument.to_string_lossy().into_owned() }),
             }
@@ -75,13 +81,23 @@ impl Arguments {
     }
 }
 
+/// The path behind an argument.
+fn value(arguments: &mut impl Iterator<Item = OsString>, argument: &'static str) -> Result<PathBuf, UsageError> {
+    arguments.next().map(PathBuf::from).ok_or(UsageError::NoValue { argument })
+}
+
 /// How it is used.
 pub fn help() -> String {
     let mut text = format!(
         "Serves one model over the Open Inference Protocol.\n\n\
-         Usage: imgserve [serve] [--config FILE] [--check | --print-config]\n\n\
+         Usage: imgserve [serve] [--config FILE] [--check | --print-config]\n\
+         \x20      imgserve [--config FILE] --optimize MODEL\n\
+         \x20      imgserve [--config FILE] --compare FILE [--data FOLDER]...\n\n\
          \x20 --config FILE    options, a JSON object [{DEFAULT_PATH}]\n\
          \x20 --check          load the model, run the warm-up, end\n\
+         \x20 --optimize MODEL write the model as the runtime optimises it at `graph_optimization_level`, end\n\
+         \x20 --compare FILE   run the models of two files of options on the same inputs, print how they differ, end\n\
+         \x20 --data FOLDER    compare on its input_0.pb and so on [seeded random inputs]\n\
          \x20 --print-config   print the options as they are resolved\n\
          \x20 --help           print this\n\
          \x20 --version        print the version\n\n\
@@ -91,7 +107,7 @@ pub fn help() -> String {
         writeln!(text, "  {:<24} {}", key.name, key.help).expect("writing to a string does not fail");
     }
     text.push_str(
-        "\nExit status: 0 after a signal and for --check that passed, 1 internal error, 2 arguments or options,\n\
+        "\nExit status: 0 after a signal and for --check, --optimize and --compare that passed, 1 internal error, 2 arguments or options,\n\
          3 the runtime's library, 4 the model, 5 the address, 6 the warm-up, 7 requests cut off by the drain timeout.\n",
     );
     text
@@ -107,11 +123,14 @@ mod tests {
 
     #[test]
     fn arguments_are_read() {
-        assert_eq!(parse(&["serve"]), Ok(Arguments { action: Action::Serve, config: None }));
-        let with_file = Arguments { action: Action::Check, config: Some("f".into()) };
+        assert_eq!(parse(&["serve"]), Ok(Arguments { action: Action::Serve, config: None, data: vec![] }));
+        let with_file = Arguments { action: Action::Check, config: Some("f".into()), data: vec![] };
         assert_eq!(parse(&["--check", "--config", "f"]), Ok(with_file));
         assert_eq!(parse(&["--config=f"]).map(|arguments| arguments.config), Ok(Some("f".into())));
         assert_eq!(parse(&["--config"]), Err(UsageError::NoValue { argument: "--config" }));
+        let compare = parse(&["--compare", "other", "--data", "a", "--data", "b"]).expect("valid");
+        assert_eq!((compare.action, compare.data.len()), (Action::Compare("other".into()), 2));
+        assert_eq!(parse(&["--optimize"]), Err(UsageError::NoValue { argument: "--optimize" }));
         assert_eq!(parse(&["--cheque"]), Err(UsageError::Unknown { found: "--cheque".into() }));
     }
 

@@ -70,6 +70,8 @@ pub struct Config {
     pub threads: usize,
     /// How hard the runtime works on the graph.
     pub graph_optimization: GraphOptimization,
+    /// What the CPU must have, exactly; for a model that was optimised for it.
+    pub cpu: Option<String>,
     /// Session configuration entries of the runtime.
     pub session_config: BTreeMap<String, String>,
     /// Limits on requests.
@@ -256,6 +258,7 @@ impl Config {
             "port": self.listen.port(),
             "threads": self.threads,
             "graph_optimization_level": self.graph_optimization.name(),
+            "cpu": self.cpu.as_deref().unwrap_or(""),
             "session_config": self.session_config,
             "max_body_bytes": self.limits.body_bytes,
             "max_buffered_bytes": self.limits.buffered_bytes,
@@ -368,6 +371,7 @@ impl Reader {
             listen: SocketAddr::new(address, port),
             threads,
             graph_optimization,
+            cpu: self.text("cpu")?,
             session_config: self.map("session_config")?,
             limits,
             warm_up,

@@ -6,7 +6,9 @@
 
 pub mod backend;
 pub mod cli;
+mod compare;
 pub mod config;
+mod cpu;
 pub mod http;
 pub mod log;
 pub mod phases;

@@ -5,7 +5,7 @@
 //! nothing here panics on any bytes.
 
 mod binary;
-mod half;
+pub(crate) mod half;
 mod json;
 mod request;
 mod response;

@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 use crate::backend::onnx::{OnnxBackend, Runtime};
 use crate::backend::{Backend, LoadError};
 use crate::cli::{Action, Arguments, UsageError, help};
+use crate::compare::compare;
 use crate::config::{Config, ConfigError, Resolved};
+use crate::cpu;
 use crate::http::{self, App, Drained};
 use crate::log::{self, Level, Line, marked};
 use crate::phases::{Phase, Phases};
@@ -34,6 +36,8 @@ enum StartError {
     Load(Box<LoadError>),
     #[error(transparent)]
     WarmUp(#[from] WarmUpError),
+    #[error("the model was optimised for another CPU: this one has `{found}`, expected `{expected}`")]
+    Cpu { found: String, expected: String },
     #[error("internal error: {0}")]
     Internal(&'static str),
 }
@@ -54,6 +58,7 @@ impl StartError {
                 LoadError::Option { .. } => 2,
                 _ => 4,
             },
+            Self::Cpu { .. } => 4,
             Self::Listen { .. } => 5,
             Self::WarmUp(_) => 6,
         }
@@ -68,6 +73,7 @@ impl StartError {
                 LoadError::LibraryNotOpened { .. } | LoadError::LibraryVersion { .. } => "dlopen",
                 _ => "session",
             },
+            Self::Cpu { .. } => "session",
             Self::Listen { .. } => "listen",
             Self::WarmUp(_) => "warm_up",
         }
@@ -78,6 +84,7 @@ impl StartError {
             Self::Usage(_) => Some("`imgserve --help` lists the arguments".into()),
             Self::Config(error) => error.hint(),
             Self::Load(error) => error.hint(),
+            Self::Cpu { .. } => Some("build the image for it, or without `--optimize hardware`".into()),
             _ => None,
         }
     }
@@ -87,6 +94,9 @@ impl StartError {
         let mut line = marked("error").field("stage", self.stage()).field("exit", &self.exit_status());
         if let Self::Load(error) = self {
             line = load_fields(line, error);
+        }
+        if let Self::Cpu { found, expected } = self {
+            line = line.field("found", found).field("expected", expected);
         }
         line.field("message", &self.to_string()).optional("hint", self.hint()).emit();
     }
@@ -150,6 +160,22 @@ fn act(arguments: impl IntoIterator<Item = std::ffi::OsString>, phases: Phases) 
             phases.end(Phase::Ready);
             exit_now(0);
         }
+        Action::Optimize(output) => {
+            let config = configure(arguments.config.as_deref())?;
+            let runtime = Runtime::open(&config.library)?;
+            OnnxBackend::optimize(&runtime, &config, &output)?;
+            print(&format!("{}\n", serde_json::json!({ "runtime": runtime.version(), "cpu": cpu::features() })));
+            exit_now(0);
+        }
+        Action::Compare(other) => {
+            let (first, second) = (configure(arguments.config.as_deref())?, configure(Some(&other))?);
+            let runtime = Runtime::open(&first.library)?;
+            let first = OnnxBackend::open(&runtime, &first)?;
+            let second = OnnxBackend::open(&runtime, &second)?;
+            let comparison = serde_json::to_string(&compare(&first, &second, &arguments.data)?);
+            print(&format!("{}\n", comparison.map_err(|_| StartError::Internal("a comparison has no form in JSON"))?));
+            exit_now(0);
+        }
         Action::Serve => {
             phases.end(Phase::Exec);
             let config = configure(arguments.config.as_deref())?;
@@ -170,10 +196,16 @@ fn configure(path: Option<&Path>) -> Result<Config, StartError> {
 
 /// Opens the runtime and the model, and runs it once.
 fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError> {
+    if let Some(expected) = &config.cpu {
+        let found = cpu::features();
+        if found != *expected {
+            return Err(StartError::Cpu { found, expected: expected.clone() });
+        }
+    }
     let runtime = Runtime::open(&config.library)?;
     let (version, path) = (runtime.version().to_owned(), runtime.path().display().to_string());
     phases.end_with(Phase::Dlopen, |line| line.field("runtime", &version).field("library", &path));
-    let backend: Arc<dyn Backend> = Arc::new(OnnxBackend::open(runtime, config)?);
+    let backend: Arc<dyn Backend> = Arc::new(OnnxBackend::open(&runtime, config)?);
     phases.end_with(Phase::Session, |line| line.field("threads", &config.threads));
     let outcome = warm_up(&*backend, &config.warm_up, config.limits.body_bytes)?;
     let (word, reason) = match &outcome {
@@ -287,6 +319,7 @@ fn exit_now(status: u8) -> ! {
 }
 
 fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
     // A closed pipe is the reader's business.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

@@ -122,7 +122,7 @@ fn zeros(interface: &ModelInterface, largest: usize) -> Result<Option<Vec<Tensor
 }
 
 /// Reads `input_0.pb` and so on; a file that bears an input's name is for that input, any other for the next in order.
-fn read_folder(folder: &Path, interface: &ModelInterface) -> Result<Vec<Tensor>, WarmUpError> {
+pub(crate) fn read_folder(folder: &Path, interface: &ModelInterface) -> Result<Vec<Tensor>, WarmUpError> {
     let mut tensors: Vec<Option<Tensor>> = vec![None; interface.inputs.len()];
     for index in 0..interface.inputs.len() {
         let path = folder.join(format!("input_{index}.pb"));

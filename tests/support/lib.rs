@@ -2,6 +2,7 @@
 
 pub mod elf;
 pub mod tiny;
+pub mod wire;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

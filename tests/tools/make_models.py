@@ -221,12 +221,22 @@ def function_model():
                 opsets=(("", OPSET), ("acme", 1)), functions=[function])
 
 
+def picky(folder):
+    """Declares any width and takes only 7; inputs that it takes lie beside it."""
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [7, 2], [0.5] * 14)
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["a", name]) for name in ("x", "y")]
+    save(os.path.join(folder, "model.onnx"), make([helper.make_node("MatMul", ["x", "w"], ["y"])], value[:1], value[1:], [weights]))
+    tensor = helper.make_tensor("x", TensorProto.FLOAT, [1, 7], [1.0] * 7)
+    data(folder, "test_data_set_0/input_0.pb", tensor.SerializeToString())
+
+
 SMALL = {
     "relu": small(one_node()),
     "function": small(function_model()),
     "external-small": external("w.bin", 16, 16, ["w.bin"]),
     "external-subfolder": external("sub/w.bin", files=["sub/w.bin"]),
     "external-links": download_cache,
+    "picky": picky,
     # Bad ones.
     "future-opset": small(one_node(opsets=(("", 99),))),
     "future-ir": changed(lambda model: setattr(model, "ir_version", 99)),

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::published::PublishedError;
 use crate::layer::{CompressionError, LayerError};
 use crate::lock::LockError;
 use crate::model::ModelError;
+use crate::optimize::OptimizeError;
 use crate::parent::ParentError;
 use crate::platform::Platform;
 use crate::runtime::RuntimeError;
@@ -33,6 +35,9 @@ pub enum BuildError {
         /// What it does.
         expected: String,
     },
+    /// Published layers cannot be used.
+    #[error(transparent)]
+    Published(#[from] PublishedError),
     /// The image that everything is put upon cannot be had or used.
     #[error(transparent)]
     Parent(#[from] ParentError),
@@ -64,6 +69,9 @@ pub enum BuildError {
     /// Libraries.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The model cannot be optimised.
+    #[error(transparent)]
+    Optimize(#[from] OptimizeError),
     /// Two files want one place.
     #[error("failed to lay out the image")]
     Layout(#[from] LayoutError),
@@ -114,10 +122,12 @@ impl BuildError {
             Self::Model(error) => error.hint(),
             Self::Template(error) => error.hint(),
             Self::Lock(error) => error.hint(),
+            Self::Published(error) => error.hint(),
             Self::Parent(error) => error.hint(),
             Self::Source(error) => error.hint(),
             Self::Package(error) => error.hint(),
             Self::Runtime(error) => error.hint(),
+            Self::Optimize(error) => error.hint(),
             Self::Layer { source, .. } => source.hint().map(str::to_owned),
             Self::NoServer { .. } => Some("run `make install`, or name one with `--server`".to_owned()),
             Self::ServerPlatform { .. } => {

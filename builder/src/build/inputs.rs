@@ -38,8 +38,8 @@ pub struct ServerBinary {
 /// What a build starts from.
 #[derive(Debug)]
 pub struct Inputs {
-    /// The model.
-    pub model: Model,
+    /// The model; none where layers are made that every model shares.
+    pub model: Option<Model>,
     /// The stack.
     pub stack: StackTemplate,
     /// The base.
@@ -84,66 +84,44 @@ impl ServerBinary {
 }
 
 impl Inputs {
+    /// The model of a build of an image.
+    ///
+    /// # Panics
+    /// Where only layers are made that every model shares.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        self.model.as_ref().expect("only shared layers are made without a model")
+    }
+
     /// Opens the model, locks and fetches the packages, and checks that the runtime knows the model's operators.
     ///
     /// # Errors
     /// Where one of them cannot be had or does not fit the others. Nothing but the store is written.
     pub fn obtain(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Self, BuildError> {
-        let data = Data::locate();
-        let model = Model::open(&recipe.model)?;
-        let stack_name = recipe.stack.as_deref().unwrap_or(DEFAULT_ONNX_STACK);
-        let stack = data.template(stack_name)?;
-        check_stack(&stack.value, &model, recipe.platform)?;
-        if let Some(table) = &stack.value.operators {
-            let loaded = data.operators(table)?;
-            let table = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
-            check_operators(&model.onnx, &table, &recipe.custom_domains)?;
-        }
-        let (base, base_image) = base_of(recipe, &data)?;
-        let server = ServerBinary::open(&options.server, recipe.platform, store)?;
+        Choice::of(recipe)?.obtain(recipe, options, store, progress)
+    }
 
-        let mut requests = stack_requests(&stack.value, recipe)?;
-        let stack_count = requests.len();
-        requests.extend(base.value.requests(recipe.platform));
-        let request = LockRequest {
-            stack: stack.value.name.clone(),
-            base: recipe.base.to_string(),
-            platform: recipe.platform,
-            data: Digest::of(format!("{}\n{}\n", stack.digest, base.digest).as_bytes()),
-            server: server.pin.clone(),
-            requests,
-            base_image,
-        };
-        let parents = Parents { client: &options.client, store, reach: options.reach, progress, platform: recipe.platform };
-        let sources = Sources::new(&Environment::of_process(), &recipe.folder);
-        let chooser = Chooser { sources: &sources, store, parents: &parents, reach: options.reach, progress };
-        let obtained = Lock::obtain(&recipe.lock_path(), &request, options.lock, &chooser)?;
-        let pins: Vec<&Pin> = obtained.lock.inputs.iter().collect();
-        let blobs = sources.obtain(&pins, store, options.reach, progress)?;
-        let mut packages =
-            pins.iter().zip(&blobs).map(|(pin, blob)| Package::open(pin, blob, store)).collect::<Result<Vec<_>, _>>()?;
-        let base_packages = packages.split_off(stack_count);
-        if let Some(rule) = &base.value.release
-            && let Some(package) = base_packages.iter().find(|package| package.pin().name == rule.package)
-        {
-            base.value.check_release(&Release::of(package, store)?)?;
-        }
-        let parent = match (&request.base_image, &obtained.lock.base_image) {
-            (Some(name), Some(pin)) => Some(parents.open(name, pin)?),
-            _ => None,
-        };
-        let user = user_of(recipe, &base.value, parent.as_ref(), progress)?;
+    /// Takes the stack and base of a model, with a lock and without any package: their layers were made before.
+    pub(super) fn without_packages(
+        choice: Choice,
+        recipe: &Recipe,
+        lock: Lock,
+        lock_changes: Vec<String>,
+        server: &Path,
+        progress: &Progress,
+    ) -> Result<Self, BuildError> {
+        let user = user_of(recipe, &choice.base.value, None, progress)?;
         Ok(Self {
-            model,
-            stack: stack.value,
-            base: base.value,
-            parent,
+            model: choice.model,
+            stack: choice.stack.value,
+            base: choice.base.value,
+            parent: None,
             user,
-            stack_packages: packages,
-            base_packages,
-            server,
-            lock: obtained.lock,
-            lock_changes: obtained.changes,
+            stack_packages: Vec::new(),
+            base_packages: Vec::new(),
+            server: ServerBinary { path: server.to_owned(), pin: lock.server.clone() },
+            lock,
+            lock_changes,
         })
     }
 
@@ -181,11 +159,104 @@ impl Inputs {
             server: self.server.path.clone(),
             server_version: self.server.pin.sha256.short(),
             custom_operators: &recipe.custom_operators,
-            model: &self.model.onnx,
+            model: self.model.as_ref().map(|model| &model.onnx),
             platform: recipe.platform,
             minimize: recipe.minimize,
             keep: &recipe.keep,
         }
+    }
+}
+
+/// What was chosen before anything is pinned: the model, and the data files of its stack and base.
+#[derive(Debug)]
+pub(super) struct Choice {
+    model: Option<Model>,
+    pub stack: Loaded<StackTemplate>,
+    base: Loaded<BaseImage>,
+    /// The image that everything is put upon, where the base is one.
+    pub base_image: Option<ParentName>,
+}
+
+impl Choice {
+    /// Opens the model and checks it against its stack.
+    pub fn of(recipe: &Recipe) -> Result<Self, BuildError> {
+        let choice = Self::without_model(recipe, Some(Model::open(&recipe.model)?))?;
+        if let (Some(model), Some(table)) = (&choice.model, &choice.stack.value.operators) {
+            let loaded = Data::locate().operators(table)?;
+            let table = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
+            check_operators(&model.onnx, &table, &recipe.custom_domains)?;
+        }
+        Ok(choice)
+    }
+
+    /// Finds the data files of a recipe's stack and base.
+    pub fn without_model(recipe: &Recipe, model: Option<Model>) -> Result<Self, BuildError> {
+        let data = Data::locate();
+        let stack = data.template(recipe.stack.as_deref().unwrap_or(DEFAULT_ONNX_STACK))?;
+        check_stack(&stack.value, model.as_ref(), recipe.platform)?;
+        let (base, base_image) = base_of(recipe, &data)?;
+        Ok(Self { model, stack, base, base_image })
+    }
+
+    /// What is to be pinned; how many of the packages are the stack's comes with it.
+    pub fn lock_request(&self, recipe: &Recipe, server: ServerPin) -> Result<(LockRequest, usize), BuildError> {
+        let mut requests = stack_requests(&self.stack.value, recipe)?;
+        let stack_count = requests.len();
+        requests.extend(self.base.value.requests(recipe.platform));
+        let request = LockRequest {
+            stack: self.stack.value.name.clone(),
+            base: recipe.base.to_string(),
+            platform: recipe.platform,
+            data: Digest::of(format!("{}\n{}\n", self.stack.digest, self.base.digest).as_bytes()),
+            server,
+            requests,
+            base_image: self.base_image.clone(),
+        };
+        Ok((request, stack_count))
+    }
+
+    /// Locks and fetches the packages.
+    pub fn obtain(
+        self,
+        recipe: &Recipe,
+        options: &BuildOptions,
+        store: &Store,
+        progress: &Progress,
+    ) -> Result<Inputs, BuildError> {
+        let server = ServerBinary::open(&options.server, recipe.platform, store)?;
+        let (request, stack_count) = self.lock_request(recipe, server.pin.clone())?;
+        let parents = Parents { client: &options.client, store, reach: options.reach, progress, platform: recipe.platform };
+        let sources = Sources::new(&Environment::of_process(), &recipe.folder);
+        let chooser = Chooser { sources: &sources, store, parents: &parents, reach: options.reach, progress };
+        let obtained = Lock::obtain(&recipe.lock_path(), &request, options.lock, &chooser)?;
+        let pins: Vec<&Pin> = obtained.lock.inputs.iter().collect();
+        let blobs = sources.obtain(&pins, store, options.reach, progress)?;
+        let mut packages =
+            pins.iter().zip(&blobs).map(|(pin, blob)| Package::open(pin, blob, store)).collect::<Result<Vec<_>, _>>()?;
+        let base_packages = packages.split_off(stack_count);
+        let base = self.base.value;
+        if let Some(rule) = &base.release
+            && let Some(package) = base_packages.iter().find(|package| package.pin().name == rule.package)
+        {
+            base.check_release(&Release::of(package, store)?)?;
+        }
+        let parent = match (&request.base_image, &obtained.lock.base_image) {
+            (Some(name), Some(pin)) => Some(parents.open(name, pin)?),
+            _ => None,
+        };
+        let user = user_of(recipe, &base, parent.as_ref(), progress)?;
+        Ok(Inputs {
+            model: self.model,
+            stack: self.stack.value,
+            base,
+            parent,
+            user,
+            stack_packages: packages,
+            base_packages,
+            server,
+            lock: obtained.lock,
+            lock_changes: obtained.changes,
+        })
     }
 }
 
@@ -215,13 +286,13 @@ fn user_of(recipe: &Recipe, base: &BaseImage, parent: Option<&Parent>, progress:
     Ok(user)
 }
 
-fn check_stack(stack: &StackTemplate, model: &Model, platform: Platform) -> Result<(), BuildError> {
+fn check_stack(stack: &StackTemplate, model: Option<&Model>, platform: Platform) -> Result<(), BuildError> {
     let wrong = |what: String, expected: String| BuildError::Stack { stack: stack.name.clone(), what, expected };
-    let (format, name) = match model.format {
+    let format = model.map(|model| match model.format {
         Format::Onnx => (ModelFormat::Onnx, "ONNX models"),
         Format::SavedModel => (ModelFormat::SavedModel, "SavedModels"),
-    };
-    if !stack.models.contains(&format) {
+    });
+    if let Some((_, name)) = format.filter(|(format, _)| !stack.models.contains(format)) {
         return Err(wrong(name.to_owned(), format!("{:?}", stack.models)));
     }
     if !stack.platforms.contains(&platform) {

@@ -1,31 +1,44 @@
 //! Laying out the tree: base, libraries, server, model, configuration, the user's files.
 
 use std::collections::BTreeMap;
-use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{BuildError, Inputs};
 use crate::digest::Digest;
 use crate::layer::{self, IndexKind};
+use crate::optimize::Prepared;
 use crate::parent::Parent;
 use crate::recipe::Recipe;
 use crate::runtime::Runtime;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::template::User;
 use crate::tree::{Content, Entry, ImagePath, Kind, LayerName, LayoutError, Origin, Provenance, Tree};
 
 /// Where the server's options lie in every image.
 const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
 
-/// Lays out the one merged file system of the image. Reads no weights: their digests are known or cached.
-pub(super) fn lay_out(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime, store: &Store) -> Result<Tree, BuildError> {
+/// Lays out what lies below the model: base, libraries, server.
+pub(super) fn lay_out_runtime(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime) -> Result<Tree, BuildError> {
     let mut ground = Ground::new(inputs.parent.as_ref());
     lay_out_base(&mut ground, recipe, inputs)?;
     for taken in &runtime.taken {
         ground.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
     }
-    lay_out_model(&mut ground, recipe, inputs, runtime, store)?;
+    Ok(ground.tree)
+}
+
+/// Adds the model and the user's files to a tree. Reads no weights: their digests are known or cached.
+pub(super) fn lay_out_model(
+    tree: Tree,
+    recipe: &Recipe,
+    inputs: &Inputs,
+    runtime: &Runtime,
+    prepared: &Prepared,
+    store: &Store,
+) -> Result<Tree, BuildError> {
+    let mut ground = Ground { tree, parent: inputs.parent.as_ref() };
+    add_model(&mut ground, recipe, runtime, prepared)?;
     for extra in &recipe.files {
         let (digest, size) = layer::digest_file(&extra.from, store)
             .map_err(|source| BuildError::ExtraFile { path: extra.from.clone(), source })?;
@@ -117,36 +130,22 @@ fn parent_join(link: &ImagePath, target: &str) -> String {
     }
 }
 
-fn lay_out_model(
-    ground: &mut Ground<'_>,
-    recipe: &Recipe,
-    inputs: &Inputs,
-    runtime: &Runtime,
-    store: &Store,
-) -> Result<(), BuildError> {
+fn add_model(ground: &mut Ground<'_>, recipe: &Recipe, runtime: &Runtime, prepared: &Prepared) -> Result<(), BuildError> {
     let folder: ImagePath = format!("/models/{}", recipe.name).parse()?;
-    // The model keeps its file name: external data is named relative to it and may have any other name.
-    let file_name = recipe.model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let model_path = folder.join(&file_name)?;
-    let mut add = |path: ImagePath, file: &std::path::Path, reason: String| -> Result<(), BuildError> {
-        let file = fs::canonicalize(file).map_err(|source| StoreError::Io { action: "read", path: file.to_owned(), source })?;
-        let (digest, size) = layer::digest_file(&file, store)?;
-        let kind = Kind::File { content: Content::Disk(file), size, digest: Some(digest) };
+    for file in &prepared.files {
+        let path = folder.join(&file.location)?;
+        let kind = Kind::File { content: Content::Disk(file.path.clone()), size: file.size, digest: Some(file.digest) };
         let origin = Origin::User { path: path.file_name().to_owned() };
-        Ok(ground.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason })?)
-    };
-    add(model_path.clone(), &inputs.model.path, "the model".to_owned())?;
-    for external in &inputs.model.onnx.external {
-        add(folder.join(&external.location)?, &external.path, format!("weights that {file_name} keeps in a file of their own"))?;
+        ground.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason: file.reason.clone() })?;
     }
-    let config = server_config(recipe, &model_path, runtime)?;
+    let config = server_config(recipe, &folder.join(&prepared.files[0].location)?, runtime, prepared)?;
     let provenance = Provenance::generated(LayerName::Model, "tells the server which model to serve");
     ground.add(SERVER_CONFIG.parse()?, in_memory(config), 0o644, provenance)?;
     Ok(())
 }
 
 /// The server's file: sorted keys, so that equal options are equal bytes.
-fn server_config(recipe: &Recipe, model: &ImagePath, runtime: &Runtime) -> Result<Vec<u8>, BuildError> {
+fn server_config(recipe: &Recipe, model: &ImagePath, runtime: &Runtime, prepared: &Prepared) -> Result<Vec<u8>, BuildError> {
     let mut config: BTreeMap<String, Value> = BTreeMap::new();
     config.insert("model_name".to_owned(), Value::from(recipe.name.clone()));
     config.insert("model_path".to_owned(), Value::from(model.to_string()));
@@ -154,9 +153,15 @@ fn server_config(recipe: &Recipe, model: &ImagePath, runtime: &Runtime) -> Resul
         let paths: Vec<String> = runtime.custom_operators.iter().map(ToString::to_string).collect();
         config.insert("custom_op_libraries".to_owned(), Value::from(paths));
     }
+    config.extend(prepared.options.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
     for (key, value) in &recipe.server_options {
         let value = serde_json::to_value(value).map_err(|_| BuildError::ServerOption { key: key.clone() })?;
         config.insert(key.replace('-', "_"), value);
+    }
+    if !recipe.prepack
+        && let Some(session) = config.entry("session_config".to_owned()).or_insert_with(|| json!({})).as_object_mut()
+    {
+        session.entry("session.disable_prepacking").or_insert_with(|| Value::from("1"));
     }
     let mut text = serde_json::to_vec_pretty(&config).expect("a map of strings and JSON values is JSON");
     text.push(b'\n');

@@ -1,19 +1,25 @@
-//! The way of a build, stage by stage: recipe → model → lock → runtime → tree → plan → layers → image → report.
+//! The way of a build, stage by stage: recipe → model → lock → runtime → optimised model → tree → plan → layers → image → report.
 
 mod error;
 mod inputs;
 mod layout;
+mod published;
 mod sizes;
 
 pub use error::BuildError;
 pub use inputs::{Inputs, ServerBinary};
+pub use published::{PublishedError, PublishedRuntime, RUNTIME_LABEL, RuntimeRecord, RuntimeSettings};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use inputs::Choice;
 
 use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory, timestamp};
 use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
-use crate::lock::LockMode;
+use crate::lock::{Lock, LockError, LockMode};
+use crate::optimize;
 use crate::parent::Parent;
 use crate::plan;
 use crate::progress::Progress;
@@ -24,6 +30,7 @@ use crate::report::{Composition, LABEL, SizeReport};
 use crate::runtime::{Runtime, SERVER_PATH};
 use crate::source::Reach;
 use crate::store::Store;
+use crate::template::ReleaseRule;
 use crate::tree::{LayerName, Tree};
 
 /// How a build is done, as opposed to what is built.
@@ -43,6 +50,8 @@ pub struct BuildOptions {
     pub server: PathBuf,
     /// Leave the lock file as it is.
     pub dry_run: bool,
+    /// Layers below the model that a registry has already.
+    pub published: Option<PublishedRuntime>,
 }
 
 /// A finished build.
@@ -52,6 +61,10 @@ pub struct Built {
     pub image: Image,
     /// How big it is and why.
     pub report: SizeReport,
+    /// The lock that it was built with.
+    pub lock: Lock,
+    /// The distribution that the base's packages must be from, where they are from one.
+    pub distribution: Option<ReleaseRule>,
     /// What changed in the lock, for people.
     pub lock_changes: Vec<String>,
     /// Layers that an earlier build had made.
@@ -66,30 +79,173 @@ pub struct Built {
 /// The first stage that fails says why; nothing but the store and the lock was written.
 pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Built, BuildError> {
     let compression: CompressionChoice = recipe.compression.parse()?;
-    let inputs = Inputs::obtain(recipe, options, store, progress)?;
-    let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store)?;
-    let tree = layout::lay_out(recipe, &inputs, &runtime, store)?;
+    let Foundation { mut inputs, runtime, tree, finished } = match &options.published {
+        Some(published) => Foundation::of_published(recipe, options, compression, published, progress)?,
+        None => Foundation::of_packages(Choice::of(recipe)?, recipe, options, store, progress)?,
+    };
+    let prepared = optimize::prepare(recipe, &inputs, &runtime, store, progress)?;
+    if let Some(change) = inputs.lock.pin_optimized(prepared.pin.clone(), &recipe.lock_path(), options.lock)? {
+        progress.warn(change);
+    }
+    let tree = layout::lay_out_model(tree, recipe, &inputs, &runtime, &prepared, store)?;
     let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
-    let written = write_layers(&tree, &format, store, progress)?;
+    let written = write_layers(&tree, finished, &format, store, progress)?;
     // Last, so that a build that fails leaves the lock as it was.
     if !options.dry_run {
         inputs.lock.save(&recipe.lock_path())?;
     }
     let composition = sizes::composition(recipe, &inputs, &runtime);
     let image = assemble(recipe, &inputs, options, &written, &composition);
-    let report = sizes::report(recipe, &inputs, &runtime, &tree, &written, &image);
+    let report = sizes::report(recipe, &inputs, &runtime, prepared.report, &tree, &written, &image);
     let reused = written.iter().filter(|(_, outcome)| outcome.reused).map(|(name, _)| *name).collect();
     let base_reference = inputs.parent.as_ref().and_then(|parent| parent.name.reference().cloned());
-    Ok(Built { image, report, lock_changes: inputs.lock_changes, reused, base_reference })
+    let Inputs { lock, lock_changes, base, .. } = inputs;
+    Ok(Built { image, report, lock, distribution: base.release, lock_changes, reused, base_reference })
 }
+
+/// Layers that every model of a stack shares, finished.
+#[derive(Debug)]
+pub struct SharedLayers {
+    /// An image of them, which says so in its labels.
+    pub image: Image,
+    /// What a build needs to know of them.
+    pub record: RuntimeRecord,
+    /// What changed in the lock, for people.
+    pub lock_changes: Vec<String>,
+}
+
+/// Builds the layers below the model into the store: what `imgbuild publish-runtime` pushes. The recipe's model is not looked at.
+///
+/// # Errors
+/// As [`build`], and where the recipe has parts that belong to one model.
+pub fn build_shared(
+    recipe: &Recipe,
+    options: &BuildOptions,
+    store: &Store,
+    progress: &Progress,
+) -> Result<SharedLayers, BuildError> {
+    let compression: CompressionChoice = recipe.compression.parse()?;
+    let name = || format!("runtime of {}", recipe.stack.as_deref().unwrap_or("the stack"));
+    for (what, present) in [
+        ("custom operators, which belong to a model", !recipe.custom_operators.is_empty()),
+        ("a runtime of its own (`runtime.path`)", recipe.runtime.is_some()),
+    ] {
+        if present {
+            return Err(PublishedError::Recipe { name: name(), what }.into());
+        }
+    }
+    let choice = Choice::without_model(recipe, None)?;
+    if choice.base_image.is_some() {
+        return Err(PublishedError::Recipe { name: name(), what: ON_IMAGE }.into());
+    }
+    let Foundation { inputs, runtime, tree, finished } = Foundation::of_packages(choice, recipe, options, store, progress)?;
+    let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
+    let written = write_layers(&tree, finished, &format, store, progress)?;
+    inputs.lock.save(&recipe.lock_path())?;
+    let settings = RuntimeSettings::new(recipe, compression, options.epoch);
+    let record = RuntimeRecord::new(inputs.lock.clone(), settings, &runtime, &tree, &written);
+    let title = format!("runtime of {}", inputs.stack.name);
+    let labels = BTreeMap::from([
+        (TITLE.to_owned(), title.clone()),
+        ("io.imgbuild.stack".to_owned(), inputs.stack.name.clone()),
+        (RUNTIME_LABEL.to_owned(), record.to_label()),
+    ]);
+    let image = Image::assemble(ImageParts {
+        platform: recipe.platform,
+        epoch: options.epoch,
+        container: ContainerConfig { user: Some(inputs.user.to_string()), labels: Some(labels), ..ContainerConfig::default() },
+        base_history: Vec::new(),
+        base_layers: Vec::new(),
+        base_blobs: None,
+        layers: with_history(&written, options.epoch),
+        annotations: BTreeMap::from([(TITLE.to_owned(), title)]),
+    });
+    Ok(SharedLayers { image, record, lock_changes: inputs.lock_changes })
+}
+
+/// Bases that are images: their layers are referenced where they are anyway.
+const ON_IMAGE: &str = "a base that is an image";
+const TITLE: &str = "org.opencontainers.image.title";
 
 type Written = Vec<(LayerName, LayerOutcome)>;
 
-/// Writes the layers, one after the other: each uses all threads by itself.
-fn write_layers(tree: &Tree, format: &LayerFormat, store: &Store, progress: &Progress) -> Result<Written, BuildError> {
+/// What the model is put upon.
+struct Foundation {
+    inputs: Inputs,
+    runtime: Runtime,
+    /// The tree without the model.
+    tree: Tree,
+    /// Layers that are finished before anything is written.
+    finished: Written,
+}
+
+impl Foundation {
+    fn of_packages(
+        choice: Choice,
+        recipe: &Recipe,
+        options: &BuildOptions,
+        store: &Store,
+        progress: &Progress,
+    ) -> Result<Self, BuildError> {
+        let inputs = choice.obtain(recipe, options, store, progress)?;
+        let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store)?;
+        let tree = layout::lay_out_runtime(recipe, &inputs, &runtime)?;
+        Ok(Self { inputs, runtime, tree, finished: Written::new() })
+    }
+
+    /// Takes layers that were published, with their lock where there is no other.
+    fn of_published(
+        recipe: &Recipe,
+        options: &BuildOptions,
+        compression: CompressionChoice,
+        published: &PublishedRuntime,
+        progress: &Progress,
+    ) -> Result<Self, BuildError> {
+        let choice = Choice::of(recipe)?;
+        if choice.base_image.is_some() {
+            return Err(PublishedError::Recipe { name: published.name.clone(), what: ON_IMAGE }.into());
+        }
+        let own = Lock::load(&recipe.lock_path())?;
+        if own.is_none() && options.lock == LockMode::Locked {
+            return Err(LockError::Missing { path: recipe.lock_path() }.into());
+        }
+        let mut lock = published.record.lock.clone();
+        let (request, _) = choice.lock_request(recipe, lock.server.clone())?;
+        let needed = published::Needed { stack: &choice.stack.value.name, request: request.digest(), lock: own.as_ref() };
+        published.check(recipe, options, compression, &needed)?;
+        let is_stale = |own: &&Lock| options.lock == LockMode::Locked && published::shared_part(own) != lock;
+        if let Some(own) = own.as_ref().filter(is_stale) {
+            let reason = format!("its request is {}, expected {}", own.request, lock.request);
+            return Err(LockError::Stale { path: recipe.lock_path(), reason }.into());
+        }
+        let changes = match own {
+            Some(own) => {
+                lock.optimized = own.optimized;
+                Vec::new()
+            }
+            None => vec![format!("took the pins of {}", published.name)],
+        };
+        progress.note(format!("the layers below the model are those of {}", published.name));
+        let (runtime, tree, finished) = published.unpack()?;
+        let inputs = Inputs::without_packages(choice, recipe, lock, changes, &options.server, progress)?;
+        Ok(Self { inputs, runtime, tree, finished })
+    }
+}
+
+/// Writes the layers that are not finished, one after the other: each uses all threads by itself.
+fn write_layers(
+    tree: &Tree,
+    mut finished: Written,
+    format: &LayerFormat,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Written, BuildError> {
     plan::partition(tree)
         .into_iter()
         .map(|planned| {
+            if let Some(at) = finished.iter().position(|(name, _)| *name == planned.name) {
+                return Ok(finished.swap_remove(at));
+            }
             let outcome = layer::write(&planned.entries, format, store, progress)
                 .map_err(|source| BuildError::Layer { name: planned.name, source })?;
             progress.note(format!(
@@ -109,23 +265,12 @@ fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &
     let environment = inputs.environment(recipe);
     let parent = inputs.parent.as_ref();
     let mut labels = BTreeMap::from([
-        ("org.opencontainers.image.title".to_owned(), recipe.name.clone()),
+        (TITLE.to_owned(), recipe.name.clone()),
         ("io.imgbuild.stack".to_owned(), inputs.stack.name.clone()),
         (LABEL.to_owned(), composition.to_label()),
     ]);
     labels.extend(recipe.labels.clone());
-    let created = timestamp(options.epoch);
-    let layers = written
-        .iter()
-        .map(|(name, outcome)| LayerWithHistory {
-            layer: outcome.layer.clone(),
-            history: History {
-                created: Some(created.clone()),
-                created_by: Some(format!("imgbuild: {name} layer")),
-                ..History::default()
-            },
-        })
-        .collect();
+    let published = options.published.as_ref().map(|published| Arc::clone(&published.blobs));
     Image::assemble(ImageParts {
         platform: recipe.platform,
         epoch: options.epoch,
@@ -141,15 +286,15 @@ fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &
         },
         base_history: parent.map(Parent::history).unwrap_or_default(),
         base_layers: parent.map(Parent::layers).unwrap_or_default(),
-        base_blobs: parent.map(Parent::blobs),
-        layers,
+        base_blobs: parent.map(Parent::blobs).or(published),
+        layers: with_history(written, options.epoch),
         annotations: annotations(recipe, parent),
     })
 }
 
 /// What the manifest says about the image: its title, and upon what it was put.
 fn annotations(recipe: &Recipe, parent: Option<&Parent>) -> BTreeMap<String, String> {
-    let mut annotations = BTreeMap::from([("org.opencontainers.image.title".to_owned(), recipe.name.clone())]);
+    let mut annotations = BTreeMap::from([(TITLE.to_owned(), recipe.name.clone())]);
     if let Some(parent) = parent {
         annotations.insert("org.opencontainers.image.base.digest".to_owned(), parent.pin.sha256.to_string());
         if let Some(reference) = parent.name.reference() {
@@ -157,6 +302,16 @@ fn annotations(recipe: &Recipe, parent: Option<&Parent>) -> BTreeMap<String, Str
         }
     }
     annotations
+}
+
+fn with_history(written: &Written, epoch: u64) -> Vec<LayerWithHistory> {
+    let created = timestamp(epoch);
+    let row = |name: &LayerName| History {
+        created: Some(created.clone()),
+        created_by: Some(format!("imgbuild: {name} layer")),
+        ..History::default()
+    };
+    written.iter().map(|(name, outcome)| LayerWithHistory { layer: outcome.layer.clone(), history: row(name) }).collect()
 }
 
 /// Seconds since 1970 for every time in the image: `SOURCE_DATE_EPOCH`, or 0.

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{Inputs, Written};
 use crate::image::Image;
+use crate::model::Model;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{
-    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, SCHEMA, SizeReport, Totals, VERSION,
+    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, SCHEMA, SizeReport,
+    Totals, VERSION,
 };
 use crate::runtime::Runtime;
 use crate::tree::{LayerName, Origin, Tree};
@@ -29,6 +31,7 @@ pub(super) fn report(
     recipe: &Recipe,
     inputs: &Inputs,
     runtime: &Runtime,
+    optimization: Optimization,
     tree: &Tree,
     written: &Written,
     image: &Image,
@@ -78,7 +81,12 @@ pub(super) fn report(
             config: image.parsed.config.digest,
             platform: recipe.platform.to_string(),
         },
-        model: ModelIdentity { name: recipe.name.clone(), format: "onnx".to_owned(), size: inputs.model.total_size() },
+        model: ModelIdentity {
+            name: recipe.name.clone(),
+            format: "onnx".to_owned(),
+            size: inputs.model.as_ref().map_or(0, Model::total_size),
+        },
+        optimization: Some(optimization),
         stack: inputs.stack.name.clone(),
         base: recipe.base.to_string(),
         minimize: recipe.minimize,

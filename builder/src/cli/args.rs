@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::exit_code;
 use crate::platform::Platform;
-use crate::recipe::Minimize;
+use crate::recipe::{Minimize, Optimize};
 
 /// Builds the smallest OCI image that serves a machine-learning model.
 #[derive(Debug, Parser)]
@@ -55,7 +55,13 @@ pub enum Command {
     /// Write what an image answers to a test set, for later verification
     Record(super::verify::RecordArgs),
     /// Copy an image from one place to another
-    Push(PushArgs),
+    Push(super::push::PushArgs),
+    /// Put the layers that every model of a stack shares into a registry, once
+    PublishRuntime(super::publish::PublishArgs),
+    /// Attach a file to an image: a bill of materials, a signature, a report
+    Attach(super::attach::AttachArgs),
+    /// List what is attached to an image, and fetch it
+    Referrers(super::attach::ReferrersArgs),
     /// Keep credentials for a registry, in Docker's file
     Login(LoginArgs),
     /// Forget credentials for a registry
@@ -101,7 +107,7 @@ pub struct RecipeArgs {
 }
 
 /// Options for talking to registries.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct RegistryArgs {
     /// Registry that may be reached over http or with a certificate that is not checked (may be repeated)
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -110,6 +116,14 @@ pub struct RegistryArgs {
     /// Certificate authority of the registry, PEM
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub ca_file: Option<PathBuf>,
+
+    /// Certificate to show to the registry, PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "client_key")]
+    pub client_cert: Option<PathBuf>,
+
+    /// Private key of that certificate, PEM and not encrypted
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "client_cert")]
+    pub client_key: Option<PathBuf>,
 }
 
 /// `imgbuild build`
@@ -149,6 +163,12 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub attest: super::attest::AttestArgs,
+
+    #[command(flatten)]
+    pub runtime: super::publish::RuntimeFromArgs,
+
     /// Refuse to build unless the lock is there and up to date
     #[arg(long)]
     pub locked: bool,
@@ -160,6 +180,14 @@ pub struct BuildArgs {
     /// How much is left out [default: model]
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub minimize: Option<Minimize>,
+
+    /// How the model is made to start fast [default: weights]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub optimize: Option<Optimize>,
+
+    /// Do not pack weights for the runtime's kernels at start: starts faster, answers slower
+    #[arg(long)]
+    pub no_prepack: bool,
 
     /// Keep this library whatever the rules say (may be repeated)
     #[arg(long, value_name = "LIBRARY")]
@@ -314,38 +342,6 @@ pub struct RunArgs {
     /// Print one JSON object with address and seconds instead of the address alone
     #[arg(long)]
     pub json: bool,
-}
-
-/// `imgbuild push`
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  imgbuild push oci:model.oci docker://localhost:5000/acme/magika:1
-  imgbuild push docker://localhost:5000/acme/magika:1 oci-archive:magika.tar")]
-pub struct PushArgs {
-    /// Where the image is
-    pub source: String,
-
-    /// Where it goes, as a transport
-    pub destination: String,
-
-    /// Platform to choose from an index [default: this machine's]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<Platform>,
-
-    /// Refuse to move a tag that points at another image
-    #[arg(long)]
-    pub immutable: bool,
-
-    /// Repository on the same registry from which layers may be mounted (may be repeated)
-    #[arg(long, value_name = "REPOSITORY")]
-    pub mount_from: Vec<String>,
-
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-
-    #[command(flatten)]
-    pub registry: RegistryArgs,
 }
 
 /// `imgbuild login`

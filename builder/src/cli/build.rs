@@ -5,8 +5,10 @@ use std::thread::available_parallelism;
 
 use super::args::{BuildArgs, LockArgs, RecipeArgs};
 use super::failure::Failure;
-use super::{Context, images, platforms, print, print_json};
-use crate::build::{BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
+use super::publish::Search;
+use super::{Context, attest, images, platforms, print, print_json, push};
+use crate::attest::Document;
+use crate::build::{BuildError, BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
 use crate::exit_code;
 use crate::lock::LockMode;
 use crate::platform::Platform;
@@ -25,18 +27,18 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     let references = references_of(&recipe, args.push)?;
     // Every place is understood before anything is built.
     let places = places(&recipe, &references, args.push)?;
-    let lock = if args.locked { LockMode::Locked } else { LockMode::Complete };
-    let options = options_of(context, &recipe, &args, lock)?;
-    let store = context.store()?;
-    let built = build_image(&recipe, &options, &store, &context.progress)?;
+    let Finished { built, runtime, documents } = build_one(context, &recipe, &args, &places)?;
     tell_lock_changes(context, &recipe, &built.lock_changes, args.dry_run);
     let over = over_budget(&built.report, &recipe.budgets);
+    let mut sent = Vec::new();
     if !args.dry_run && over.is_empty() {
-        put_everywhere(context, &built, &places, &references, &args.registry)?;
+        let way = Way { registry: &args.registry, documents: &documents, runtime: runtime.as_ref() };
+        sent = put_everywhere(context, &built, &places, &references, &way)?;
     }
     if let Some(path) = &args.report {
         built.report.save(path)?;
     }
+    args.attest.write(None, &documents)?;
     if args.json {
         print(&built.report.to_json());
     } else {
@@ -45,8 +47,8 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
             print("\ndry run: nothing was written but the store\n");
         } else if over.is_empty() {
             let mut text = String::from("\n");
-            for place in &places {
-                text.push_str(&format!("wrote {place}\n"));
+            for (place, sent) in places.iter().zip(&sent) {
+                text.push_str(&format!("wrote {place}: {sent}\n"));
             }
             print(&text);
         }
@@ -67,6 +69,8 @@ pub(super) fn overrides_of(args: &BuildArgs, platform: Option<Platform>) -> Over
         name: args.name.clone(),
         compression: args.compression.clone(),
         minimize: args.minimize,
+        optimize: args.optimize,
+        prepack: args.no_prepack.then_some(false),
         tags: args.tag.clone(),
         outputs: args.output.clone(),
         keep: args.keep.clone(),
@@ -84,6 +88,7 @@ pub(super) fn options_of(context: &Context, recipe: &Recipe, args: &BuildArgs, l
         client: images::client(context, &args.registry, None),
         server: server(recipe)?,
         dry_run: args.dry_run,
+        published: None,
     })
 }
 
@@ -117,6 +122,7 @@ fn lock_one(context: &Context, args: &LockArgs, platform: Option<Platform>) -> R
         client: images::client(context, &args.registry, None),
         server: server(&recipe)?,
         dry_run: false,
+        published: None,
     };
     let inputs = Inputs::obtain(&recipe, &options, &context.store()?, &context.progress)?;
     inputs.lock.save(&recipe.lock_path()).map_err(crate::build::BuildError::from)?;
@@ -148,7 +154,7 @@ fn reach(offline: bool) -> Reach {
 
 /// The server that goes into the image: the recipe's, or the one beside this program, which has the platform's name where that
 /// is not this machine's.
-fn server(recipe: &Recipe) -> Result<PathBuf, Failure> {
+pub(super) fn server(recipe: &Recipe) -> Result<PathBuf, Failure> {
     if let Some(path) = &recipe.server {
         return Ok(path.clone());
     }
@@ -173,26 +179,79 @@ pub(super) fn places(recipe: &Recipe, references: &[Reference], push: bool) -> R
     Ok(places)
 }
 
+/// An image that was built, and what goes with it.
+pub(super) struct Finished {
+    pub built: Built,
+    /// Where the layers below the model were published, if they were not made here.
+    pub runtime: Option<Reference>,
+    pub documents: Vec<Document>,
+}
+
+/// Builds the image of one recipe, on published layers where there are some for it.
+pub(super) fn build_one(context: &Context, recipe: &Recipe, args: &BuildArgs, places: &[Transport]) -> Result<Finished, Failure> {
+    let lock = if args.locked { LockMode::Locked } else { LockMode::Complete };
+    let mut options = options_of(context, recipe, args, lock)?;
+    let pushed_to: Vec<Reference> = places.iter().filter_map(Transport::registry).cloned().collect();
+    let search = Search {
+        recipe,
+        compression: recipe.compression.parse().map_err(BuildError::from)?,
+        epoch: options.epoch,
+        pushed_to: &pushed_to,
+        registry: &args.registry,
+    };
+    let found = args.runtime.find(context, &search)?;
+    options.published = found.as_ref().map(|found| found.runtime.clone());
+    let store = context.store()?;
+    let built = match build_image(recipe, &options, &store, &context.progress) {
+        Err(BuildError::Published(error)) if found.as_ref().is_some_and(|found| !found.named) => {
+            context.progress.note(format!("not used: {error}"));
+            options.published = None;
+            build_image(recipe, &options, &store, &context.progress)?
+        }
+        built => built?,
+    };
+    let runtime = found.filter(|_| options.published.is_some()).map(|found| found.place);
+    let documents = args.attest.documents(recipe, &built, options.epoch);
+    Ok(Finished { built, runtime, documents })
+}
+
+/// How an image is put where it goes.
+struct Way<'a> {
+    registry: &'a super::args::RegistryArgs,
+    documents: &'a [Document],
+    /// Where the layers below the model were published.
+    runtime: Option<&'a Reference>,
+}
+
+/// The repositories on a place's registry from which layers are mounted.
+pub(super) fn near<'a>(place: &Transport, known: impl Iterator<Item = &'a Reference>) -> Vec<String> {
+    let same = |of: &&Reference| place.registry().is_some_and(|to| to.registry == of.registry);
+    known.filter(same).map(|of| of.repository.clone()).collect()
+}
+
+/// Puts the image where it goes, and gives for each place what that took.
 fn put_everywhere(
     context: &Context,
     built: &Built,
     places: &[Transport],
     references: &[Reference],
-    registry: &super::args::RegistryArgs,
-) -> Result<(), Failure> {
+    way: &Way<'_>,
+) -> Result<Vec<String>, Failure> {
     let store = context.store()?;
     let content = Content::from(built.image.clone());
+    let mut sent = Vec::with_capacity(places.len());
     for place in places {
         let request = Put { name: references.first(), platform: None, store: Some(&store), progress: &context.progress };
-        // Layers of the base that lie in the same registry are mounted from there.
-        let base = built.base_reference.iter();
-        let near = base.filter(|base| matches!(place, Transport::Registry(reference) if reference.registry == base.registry));
-        let choices =
-            images::PushChoices { mount_from: near.map(|base| base.repository.clone()).collect(), ..Default::default() };
-        let placed = images::put(context, place, &content, &request, registry, &choices)?;
-        context.progress.note(format!("{place}: {placed}"));
+        // Layers that lie in the same registry are mounted from there.
+        let mount_from = near(place, built.base_reference.iter().chain(way.runtime));
+        let choices = push::PushChoices { mount_from, ..push::PushChoices::default() };
+        let placed = push::put(context, place, &content, &request, way.registry, &choices)?;
+        sent.push(placed.text);
+        if let Some(reference) = place.registry() {
+            attest::attach(context, reference, &built.image.descriptor(), way.documents, way.registry)?;
+        }
     }
-    Ok(())
+    Ok(sent)
 }
 
 pub(super) fn tell_lock_changes(context: &Context, recipe: &Recipe, changes: &[String], dry_run: bool) {

@@ -7,7 +7,9 @@ use crate::build::BuildError;
 use crate::cold_start::ColdStartError;
 use crate::compare::CompareError;
 use crate::exit_code;
+use crate::inference::InferenceError;
 use crate::lock::LockError;
+use crate::optimize::OptimizeError;
 use crate::parent::ParentError;
 use crate::recipe::RecipeError;
 use crate::registry::RegistryError;
@@ -63,7 +65,9 @@ impl From<BuildError> for Failure {
             BuildError::Lock(LockError::Base(error)) | BuildError::Parent(error) => parent_code(error),
             BuildError::Lock(_) => exit_code::LOCK,
             BuildError::Runtime(RuntimeError::Links(_) | RuntimeError::BaseLacks { .. }) => exit_code::LINK,
-            BuildError::Store(_) => exit_code::STORAGE,
+            BuildError::Store(_) | BuildError::Optimize(OptimizeError::Store(_) | OptimizeError::Rewrite { .. }) => {
+                exit_code::STORAGE
+            }
             BuildError::Layer { source, .. } if is_about_input(source) => exit_code::UNUSABLE_INPUT,
             BuildError::Layer { .. } => exit_code::STORAGE,
             _ => exit_code::UNUSABLE_INPUT,
@@ -132,12 +136,20 @@ impl From<ColdStartError> for Failure {
         let code = match &error {
             E::Registry(_) => exit_code::DESTINATION,
             E::Store(_) | E::Serve { .. } => exit_code::STORAGE,
-            E::Runner(_) | E::PhaseMissing { .. } | E::Request { .. } => exit_code::CONTAINER,
-            E::Answer { status: 500.., .. } => exit_code::CONTAINER,
+            E::Runner(_) | E::PhaseMissing { .. } => exit_code::CONTAINER,
+            E::Inference(error) => code_of_inference(error),
             E::Interrupted => exit_code::FAILURE,
             _ => exit_code::UNUSABLE_INPUT,
         };
         Self { error: Box::new(error), hint, code }
+    }
+}
+
+fn code_of_inference(error: &InferenceError) -> u8 {
+    match error {
+        InferenceError::Server { .. } | InferenceError::Refused { status: 500.., .. } => exit_code::CONTAINER,
+        InferenceError::Write { .. } => exit_code::STORAGE,
+        _ => exit_code::UNUSABLE_INPUT,
     }
 }
 
@@ -146,7 +158,8 @@ impl From<VerifyError> for Failure {
         let hint = error.hint();
         let code = match &error {
             VerifyError::Write { .. } => exit_code::STORAGE,
-            VerifyError::Server { .. } | VerifyError::Refused { status: 500.., .. } => exit_code::CONTAINER,
+            VerifyError::Refused { status: 500.., .. } => exit_code::CONTAINER,
+            VerifyError::Inference(error) => code_of_inference(error),
             _ => exit_code::UNUSABLE_INPUT,
         };
         Self { error: Box::new(error), hint, code }

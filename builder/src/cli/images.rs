@@ -1,26 +1,18 @@
-//! `imgbuild inspect`, `why` and `push`: reading images wherever they are, and putting them elsewhere.
+//! `imgbuild inspect` and `why`: reading images wherever they are.
 
 use serde::Serialize;
 
-use super::args::{ImageArgs, InspectArgs, PushArgs, RegistryArgs, WhyArgs};
+use super::args::{ImageArgs, InspectArgs, RegistryArgs, WhyArgs};
 use super::failure::Failure;
 use super::{Context, print, print_json};
 use crate::digest::Digest;
 use crate::exit_code;
 use crate::image::{Image, ImageConfig};
 use crate::platform::Platform;
-use crate::reference::Reference;
-use crate::registry::{Client, PushOptions, Settings};
+use crate::registry::{Client, ClientCertificate, Settings};
 use crate::report::{Composition, LABEL};
-use crate::transport::{Content, Open, Put, Transport, validate};
+use crate::transport::{Open, Transport, validate};
 use crate::units::ByteSize;
-
-/// How an image is pushed to a registry.
-#[derive(Debug, Default)]
-pub(super) struct PushChoices {
-    pub immutable: bool,
-    pub mount_from: Vec<String>,
-}
 
 /// A client for the registries of one command line.
 pub(super) fn client(context: &Context, args: &RegistryArgs, target: Option<&str>) -> Client {
@@ -32,6 +24,9 @@ pub(super) fn settings(args: &RegistryArgs, target: Option<&str>) -> Settings {
     let mut settings = Settings::from_environment(target);
     settings.insecure.extend(args.insecure.iter().cloned());
     settings.ca_file = args.ca_file.clone();
+    if let (Some(certificate), Some(key)) = (&args.client_cert, &args.client_key) {
+        settings.client_certificate = Some(ClientCertificate { certificate: certificate.clone(), key: key.clone() });
+    }
     settings
 }
 
@@ -52,36 +47,6 @@ pub(super) fn open(
     let content = transport.open(&request)?;
     let image = content.image(Some(platform))?.clone();
     Ok((transport, image))
-}
-
-/// Puts an image somewhere and tells in words what that took.
-pub(super) fn put(
-    context: &Context,
-    place: &Transport,
-    content: &Content,
-    request: &Put<'_>,
-    registry: &RegistryArgs,
-    choices: &PushChoices,
-) -> Result<String, Failure> {
-    let Transport::Registry(reference) = place else {
-        let placed = place.put(content, request)?;
-        return Ok(format!("{} ({} written)", placed.descriptor.digest, ByteSize(placed.written)));
-    };
-    let options = PushOptions { immutable: choices.immutable, mount_from: choices.mount_from.clone(), ..PushOptions::default() };
-    let client = client(context, registry, Some(&reference.registry));
-    if let Content::Index(index) = content {
-        // The images first, each by its digest alone; then what names them.
-        let mut sent = 0;
-        for image in content.images() {
-            let by_digest = Reference { tag: None, digest: Some(image.descriptor().digest), ..reference.clone() };
-            sent += client.push(image, &by_digest, &options)?.bytes_sent;
-        }
-        let digest = client.push_manifest(reference, &content.descriptor().media_type, &index.bytes)?;
-        return Ok(format!("{digest} ({} sent)", ByteSize(sent + index.bytes.len() as u64)));
-    }
-    let image = content.image(request.platform)?;
-    let pushed = client.push(image, reference, &options)?;
-    Ok(format!("{} ({} sent)", pushed.digest, ByteSize(pushed.bytes_sent)))
 }
 
 pub(super) fn config_of(image: &Image) -> Result<ImageConfig, Failure> {
@@ -220,27 +185,5 @@ pub(super) fn why(context: &Context, args: &WhyArgs) -> Result<u8, Failure> {
         ));
     }
     print(&text);
-    Ok(exit_code::SUCCESS)
-}
-
-pub(super) fn push(context: &Context, args: &PushArgs) -> Result<u8, Failure> {
-    let destination: Transport = args.destination.parse()?;
-    let (source, image) = open(context, &args.source, args.platform, &args.registry)?;
-    let digest = image.descriptor().digest;
-    let name = match &source {
-        Transport::Registry(reference) => Some(reference),
-        _ => None,
-    };
-    let content = Content::from(image);
-    let request = Put { name, platform: args.platform, store: None, progress: &context.progress };
-    let choices = PushChoices { immutable: args.immutable, mount_from: args.mount_from.clone() };
-    let placed = put(context, &destination, &content, &request, &args.registry, &choices)?;
-    if args.json {
-        print_json(
-            &serde_json::json!({ "source": args.source, "destination": args.destination, "digest": digest, "placed": placed }),
-        );
-    } else {
-        print(&format!("{destination}: {placed}\n"));
-    }
     Ok(exit_code::SUCCESS)
 }

@@ -1,12 +1,16 @@
 //! The command: parses what was typed, calls the library, prints results on stdout and everything else on stderr.
 
 mod args;
+mod attach;
+mod attest;
 mod build;
 mod coldstart;
 mod compare;
 mod failure;
 mod images;
 mod platforms;
+mod publish;
+mod push;
 mod run;
 mod serve;
 mod small;
@@ -66,10 +70,13 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::compare(&context, &args),
         Command::History(args) => compare::history(&context, &args),
         Command::Run(args) => run::run(&context, args),
+        Command::Push(args) => push::push(&context, &args),
+        Command::PublishRuntime(args) => publish::publish(&context, args),
+        Command::Attach(args) => attach::attach(&context, &args),
+        Command::Referrers(args) => attach::referrers(&context, &args),
         Command::Coldstart(args) => coldstart::coldstart(&context, args),
         Command::Verify(args) => verify::verify(&context, &args),
         Command::Record(args) => verify::record(&context, &args),
-        Command::Push(args) => images::push(&context, &args),
         Command::Login(args) => small::login(&context, &args),
         Command::Logout(args) => small::logout(&context, &args),
         Command::Cache(args) => small::cache(&context, &args),

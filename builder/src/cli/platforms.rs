@@ -3,43 +3,42 @@
 use std::path::{Path, PathBuf};
 
 use super::args::BuildArgs;
-use super::build::{options_of, over_budget, overrides_of, places, references_of, tell_lock_changes};
+use super::build::{Finished, build_one, near, over_budget, overrides_of, places, references_of, tell_lock_changes};
 use super::failure::Failure;
-use super::{Context, images, print, print_json};
-use crate::build::{Built, build as build_image};
+use super::{Context, attest, print, print_json, push};
+use crate::build::Built;
 use crate::exit_code;
-use crate::lock::LockMode;
 use crate::platform::Platform;
 use crate::recipe::Recipe;
 use crate::report;
-use crate::transport::{Content, ImageIndex, Put, Transport};
+use crate::transport::{Content, ImageIndex, Put};
 
 /// Builds all images before any is put anywhere: an index is put whole or not at all.
 pub(super) fn build(context: &Context, args: &BuildArgs) -> Result<u8, Failure> {
     let store = context.store()?;
-    let mut built: Vec<(Recipe, Built)> = Vec::new();
+    let mut built: Vec<(Recipe, Finished)> = Vec::new();
     for platform in &args.recipe.platform {
         let recipe = Recipe::load(args.recipe.file.as_deref(), overrides_of(args, Some(*platform)))?;
-        let lock = if args.locked { LockMode::Locked } else { LockMode::Complete };
-        let options = options_of(context, &recipe, args, lock)?;
-        let one = build_image(&recipe, &options, &store, &context.progress)?;
-        tell_lock_changes(context, &recipe, &one.lock_changes, args.dry_run);
+        let places = places(&recipe, &references_of(&recipe, args.push)?, args.push)?;
+        let one = build_one(context, &recipe, args, &places)?;
+        tell_lock_changes(context, &recipe, &one.built.lock_changes, args.dry_run);
         built.push((recipe, one));
     }
     let (first, _) = built.first().expect("several platforms were given");
     let references = references_of(first, args.push)?;
     let places = places(first, &references, args.push)?;
-    let over: Vec<String> = built.iter().flat_map(|(recipe, one)| over_of(recipe, one)).collect();
-    let index = Content::Index(ImageIndex::of(built.iter().map(|(_, one)| one.image.clone()).collect()));
+    let over: Vec<String> = built.iter().flat_map(|(recipe, one)| over_of(recipe, &one.built)).collect();
+    let index = Content::Index(ImageIndex::of(built.iter().map(|(_, one)| one.built.image.clone()).collect()));
     for (recipe, one) in &built {
         if let Some(path) = &args.report {
-            one.report.save(&path_for(path, recipe.platform))?;
+            one.built.report.save(&path_for(path, recipe.platform))?;
         }
+        args.attest.write(Some(recipe.platform), &one.documents)?;
     }
     if args.json {
-        print_json(&built.iter().map(|(_, one)| &one.report).collect::<Vec<_>>());
+        print_json(&built.iter().map(|(_, one)| &one.built.report).collect::<Vec<_>>());
     } else {
-        let tables: Vec<String> = built.iter().map(|(_, one)| report::render(&one.report)).collect();
+        let tables: Vec<String> = built.iter().map(|(_, one)| report::render(&one.built.report)).collect();
         print(&format!("{}\nindex {}\n", tables.join("\n"), index.descriptor().digest));
     }
     if !over.is_empty() {
@@ -53,11 +52,15 @@ pub(super) fn build(context: &Context, args: &BuildArgs) -> Result<u8, Failure> 
         // Docker's archives and daemons hold one image: that for this machine.
         let request =
             Put { name: references.first(), platform: Some(Platform::host()), store: Some(&store), progress: &context.progress };
-        let bases = built.iter().filter_map(|(_, one)| one.base_reference.as_ref());
-        let near = bases.filter(|base| matches!(place, Transport::Registry(reference) if reference.registry == base.registry));
-        let mount_from = near.map(|base| base.repository.clone()).collect();
-        let choices = images::PushChoices { mount_from, ..Default::default() };
-        let placed = images::put(context, place, &index, &request, &args.registry, &choices)?;
+        let known = built.iter().flat_map(|(_, one)| one.built.base_reference.iter().chain(&one.runtime));
+        let choices = push::PushChoices { mount_from: near(place, known), ..push::PushChoices::default() };
+        let placed = push::put(context, place, &index, &request, &args.registry, &choices)?.text;
+        if let Some(reference) = place.registry() {
+            // What is said of an image belongs to it, not to the index.
+            for (_, one) in &built {
+                attest::attach(context, reference, &one.built.image.descriptor(), &one.documents, &args.registry)?;
+            }
+        }
         if !args.json {
             print(&format!("wrote {place}: {placed}\n"));
         }

@@ -47,8 +47,7 @@ pub(super) fn login(context: &Context, args: &LoginArgs) -> Result<u8, Failure> 
 }
 
 pub(super) fn logout(context: &Context, args: &LogoutArgs) -> Result<u8, Failure> {
-    let none = RegistryArgs { insecure: Vec::new(), ca_file: None };
-    images::client(context, &none, None).logout(&args.registry)?;
+    images::client(context, &RegistryArgs::default(), None).logout(&args.registry)?;
     print(&format!("logged out of {}\n", args.registry));
     Ok(exit_code::SUCCESS)
 }

@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::args::{ImageArgs, RegistryArgs, RunnerChoice};
+use super::args::{ImageArgs, RunnerChoice};
 use super::failure::Failure;
 use super::serve::{Serving, Start};
 use super::{Context, print, print_json};
 use crate::exit_code;
+use crate::inference::Client;
 use crate::platform::Platform;
 use crate::verify::report::{DataIdentity, SCHEMA, VERSION};
 use crate::verify::{
-    Client, Names, Policy, TestSet, VerificationReport, VerifyError, VerifyOptions, record as record_all, render_markdown,
-    render_text, verify as verify_all, write_protos,
+    Names, Policy, TestSet, VerificationReport, VerifyError, VerifyOptions, record as record_all, render_markdown, render_text,
+    verify as verify_all, write_protos,
 };
 
 /// How a verification is shown.
@@ -158,8 +159,7 @@ pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<u8, Failure
     let reference = match &args.reference {
         None => None,
         Some(image) => {
-            let registry =
-                RegistryArgs { insecure: args.image.registry.insecure.clone(), ca_file: args.image.registry.ca_file.clone() };
+            let registry = args.image.registry.clone();
             let platform: Option<Platform> = args.image.platform;
             Some(serve(context, &ImageArgs { image: image.clone(), platform, registry }, &args.data)?)
         }
@@ -179,7 +179,7 @@ pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<u8, Failure
         imgbuild: env!("CARGO_PKG_VERSION").to_owned(),
         passed: findings.outputs.iter().all(|output| output.passed),
         image: serving.digest,
-        model: client.model()?.name,
+        model: client.model().map_err(VerifyError::from)?.name,
         reference: reference.as_ref().map(|(serving, _)| serving.digest),
         data: DataIdentity { name: base_name(&args.data.data), digest: set.digest, samples: findings.samples },
         runner: serving.runner.clone(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::inference::InferenceError;
 use crate::layer::ReadError;
 use crate::registry::RegistryError;
 use crate::runner::{LogLine, RunnerError};
@@ -58,24 +59,9 @@ pub enum ColdStartError {
         /// Its last lines.
         log: Vec<LogLine>,
     },
-    /// The server could not be asked.
-    #[error("failed to ask the server for {path}: {reason}")]
-    Request {
-        /// The path.
-        path: String,
-        /// Why not.
-        reason: String,
-    },
-    /// The server answered, and not as hoped.
-    #[error("the server answered {path} with status {status}, expected 200: {body}")]
-    Answer {
-        /// The path.
-        path: String,
-        /// The status.
-        status: u16,
-        /// What it said.
-        body: String,
-    },
+    /// The server could not be asked, or refused the request.
+    #[error(transparent)]
+    Inference(#[from] InferenceError),
     /// The model's metadata or test data cannot be used.
     #[error("{place}: {reason}")]
     Data {
@@ -108,7 +94,7 @@ impl ColdStartError {
             Self::Runner(error) => error.hint(),
             Self::Unlabelled { .. } => Some("only images that imgbuild built carry it".to_owned()),
             Self::OtherImage { .. } => Some("`imgbuild push IMAGE docker://REGISTRY/NAME:TAG` puts the image there".to_owned()),
-            Self::Answer { status: 400..500, .. } => {
+            Self::Inference(InferenceError::Refused { status: 400..500, .. }) => {
                 Some("zeros were sent; `--data DIR` sends the model's own test data, input_0.pb and so on".to_owned())
             }
             _ => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::ColdStartError;
 use super::predict::{LINKS, Measured, predict};
 use super::pull::{Installed, Place, PullTimes, Site, Starter};
-use super::request::InferRequest;
+use super::request::Question;
 use super::serve::Served;
 use super::start::{READY, Started, start};
 use super::steady::{self, Load};
@@ -102,11 +102,11 @@ pub fn measure(request: &Request<'_>, progress: &Progress) -> Result<ColdStartRe
         progress,
     };
     let mut session = Session { request, site, progress, samples: Samples::default() };
-    let (infer, unshaped) = session.rehearse(&composition.model)?;
+    let (question, unshaped) = session.rehearse(&composition.model)?;
     for run in 1..=request.runs {
-        session.run(run, &infer)?;
+        session.run(run, &question)?;
     }
-    let (steady, peak_memory) = session.under_load(&infer)?;
+    let (steady, peak_memory) = session.under_load(&question)?;
     let Session { site, samples, .. } = session;
     let predictions = samples.predict(request, unshaped);
     Ok(ColdStartReport {
@@ -176,7 +176,7 @@ impl Session<'_> {
     }
 
     /// Pulls and starts the image once to learn what to ask it, and what a pull takes over the link as it is.
-    fn rehearse(&self, model: &str) -> Result<(InferRequest, Option<PullTimes>), ColdStartError> {
+    fn rehearse(&self, model: &str) -> Result<(Question, Option<PullTimes>), ColdStartError> {
         self.progress.note("rehearsal: pull, start, ask");
         let installed = self.site.install(None)?;
         let mut container = self.site.runner().start(&installed.spec)?;
@@ -184,14 +184,14 @@ impl Session<'_> {
             self.progress.warn(warning.clone());
         }
         wait_until_ready(container.as_mut(), READY, self.request.patience)?;
-        let infer = InferRequest::for_model(container.address(), model, self.request.data.as_deref())?;
-        infer.send(&super::request::agent(), container.address())?;
+        let question = Question::for_model(container.address(), model, self.request.data.as_deref())?;
+        question.client(container.address()).time(&question.request)?;
         container.stop(DRAIN)?;
-        Ok((infer, installed.times))
+        Ok((question, installed.times))
     }
 
     /// One pull, one cold start, one warm start.
-    fn run(&mut self, number: usize, infer: &InferRequest) -> Result<(), ColdStartError> {
+    fn run(&mut self, number: usize, question: &Question) -> Result<(), ColdStartError> {
         self.check()?;
         self.progress.note(format!("run {number} of {}: pull", self.request.runs));
         let installed = self.site.install(self.request.link)?;
@@ -200,7 +200,7 @@ impl Session<'_> {
         self.check()?;
         if self.make_cold(&installed, number == 1) {
             self.progress.note(format!("run {number} of {}: cold start", self.request.runs));
-            let mut started = self.start(&installed, infer)?;
+            let mut started = self.start(&installed, question)?;
             if let Some(files) = &installed.files {
                 self.samples.touched = files.touched(started.container.pid())?;
             }
@@ -210,14 +210,14 @@ impl Session<'_> {
         self.check()?;
         self.progress.note(format!("run {number} of {}: warm start", self.request.runs));
         self.samples.warmed = installed.files.as_ref().is_some_and(|files| files.read_into_cache().is_ok());
-        let mut started = self.start(&installed, infer)?;
+        let mut started = self.start(&installed, question)?;
         self.samples.warm.take(&started);
         started.container.stop(DRAIN)?;
         Ok(())
     }
 
-    fn start(&self, installed: &Installed, infer: &InferRequest) -> Result<Started, ColdStartError> {
-        start(self.site.runner(), &installed.spec, infer, self.request.patience)
+    fn start(&self, installed: &Installed, question: &Question) -> Result<Started, ColdStartError> {
+        start(self.site.runner(), &installed.spec, question, self.request.patience)
     }
 
     /// Drops the image's files from the page cache, and tells whether they are gone.
@@ -240,15 +240,15 @@ impl Session<'_> {
     }
 
     /// Starts the image once more and lets clients ask it.
-    fn under_load(&self, infer: &InferRequest) -> Result<(Vec<Steady>, Option<PeakMemory>), ColdStartError> {
+    fn under_load(&self, question: &Question) -> Result<(Vec<Steady>, Option<PeakMemory>), ColdStartError> {
         self.check()?;
         let installed = self.site.install(None)?;
-        let mut started = self.start(&installed, infer)?;
+        let mut started = self.start(&installed, question)?;
         let mut steady = Vec::new();
         for clients in &self.request.clients {
             self.progress.note(format!("{clients} clients"));
             let address = started.container.address();
-            steady.push(steady::measure(address, infer, *clients, self.request.load, self.request.interrupted)?);
+            steady.push(steady::measure(address, question, *clients, self.request.load, self.request.interrupted)?);
         }
         let peak = started.container.peak_memory();
         started.container.stop(DRAIN)?;

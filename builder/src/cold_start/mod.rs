@@ -15,7 +15,6 @@ mod request;
 mod serve;
 mod start;
 mod steady;
-mod tensor;
 
 pub use error::ColdStartError;
 pub use measure::{Origin, Request, measure};

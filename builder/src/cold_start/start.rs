@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::error::ColdStartError;
-use super::request::{InferRequest, agent};
+use super::request::Question;
 use crate::report::cold_start::Phase;
 use crate::runner::{ContainerSpec, LogLine, Runner, RunningContainer, Timings, wait_until_ready};
 
@@ -35,15 +35,14 @@ struct PhaseLine {
 pub(super) fn start(
     runner: &dyn Runner,
     spec: &ContainerSpec,
-    request: &InferRequest,
+    question: &Question,
     patience: Duration,
 ) -> Result<Started, ColdStartError> {
-    let agent = agent();
     let mut container = runner.start(spec)?;
     let lines = container.lines();
     wait_until_ready(container.as_mut(), READY, patience)?;
     let ready = Instant::now();
-    request.send(&agent, container.address())?;
+    question.client(container.address()).time(&question.request)?;
     let answered = Instant::now();
     let timings = container.timings();
     let lines = phase_lines(&lines, container.as_ref())?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::error::ColdStartError;
-use super::request::{InferRequest, agent};
+use super::request::Question;
 use crate::report::cold_start::Steady;
 
 /// Requests that are asked before anything is counted.
@@ -23,14 +23,14 @@ pub enum Load {
 /// Lets so many clients ask one request after the other, each on a connection of its own.
 pub(super) fn measure(
     address: SocketAddr,
-    request: &InferRequest,
+    question: &Question,
     clients: u64,
     load: Load,
     interrupted: &AtomicBool,
 ) -> Result<Steady, ColdStartError> {
-    let first = agent();
+    let first = question.client(address);
     for _ in 0..UNCOUNTED {
-        request.send(&first, address)?;
+        first.time(&question.request)?;
     }
     let taken = AtomicU64::new(0);
     let begun = Instant::now();
@@ -39,14 +39,14 @@ pub(super) fn measure(
         Load::Requests(count) => taken.fetch_add(1, Ordering::Relaxed) < count,
     };
     let ask = || {
-        let agent = agent();
+        let client = question.client(address);
         let mut latencies = Vec::new();
         while goes_on() {
             if interrupted.load(Ordering::Relaxed) {
                 return Err(ColdStartError::Interrupted);
             }
             let asked = Instant::now();
-            request.send(&agent, address)?;
+            client.time(&question.request)?;
             latencies.push(asked.elapsed());
         }
         Ok(latencies)

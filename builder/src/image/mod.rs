@@ -1,9 +1,12 @@
 //! Images as values: [`Image`], [`Layer`], [`Descriptor`], and [`Blobs`], where their bytes are.
 
+mod artifact;
 mod assemble;
 mod config;
 mod descriptor;
 
+pub(crate) use artifact::MemoryBlobs;
+pub use artifact::{Artifact, ArtifactPart};
 pub use assemble::{ImageParts, LayerWithHistory, timestamp};
 pub use config::{ContainerConfig, History, ImageConfig, RootFs};
 pub use descriptor::{Descriptor, Index, Manifest, MediaType, PlatformFields, media_type};

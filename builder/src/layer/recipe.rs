@@ -73,6 +73,7 @@ fn known_of(path: &ImagePath, entry: &Entry, store: &Store) -> Result<Known, Lay
                 _ => Ok(Known { digest: Some(actual), trusted: Some(Vec::new()) }),
             }
         }
+        (Content::Elsewhere, expected) => Ok(Known { digest: *expected, trusted: None }),
         (Content::Disk(file), expected) => {
             // A file that is not there shows when it is opened.
             let Ok(metadata) = fs::metadata(file) else { return Ok(Known { digest: *expected, trusted: None }) };

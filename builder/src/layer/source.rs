@@ -27,6 +27,10 @@ impl<'a> Source<'a> {
     pub(crate) fn open(path: &'a ImagePath, content: &'a Content, size: u64) -> Result<Self, LayerError> {
         let content = match content {
             Content::Bytes(bytes) => Open::Memory(bytes),
+            Content::Elsewhere => {
+                let source = std::io::Error::new(std::io::ErrorKind::NotFound, "it is in a layer that is not on this machine");
+                return Err(LayerError::Read { path: path.clone(), file: PathBuf::from(path.to_string()), source });
+            }
             Content::Disk(name) => {
                 let read = |source| LayerError::Read { path: path.clone(), file: name.clone(), source };
                 // Opening a pipe would wait for a writer.

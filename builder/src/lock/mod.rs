@@ -40,6 +40,9 @@ pub struct Lock {
     pub request: Digest,
     /// The inference server that the image gets.
     pub server: ServerPin,
+    /// The model as the image's runtime optimised it, where it was asked to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimized: Option<OptimizedPin>,
     /// The image that everything is put upon, where the base is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_image: Option<ParentPin>,
@@ -58,6 +61,16 @@ pub struct ServerPin {
     pub size: u64,
 }
 
+/// A model that the image's runtime optimised at a level that is meant to give the same bytes on every CPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizedPin {
+    /// Digest of everything that it was made from.
+    pub from: Digest,
+    /// Digest of the result.
+    pub sha256: Digest,
+}
+
 /// What is wrong with a lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -74,6 +87,16 @@ pub enum LockError {
         path: PathBuf,
         /// What differs, found and expected.
         reason: String,
+    },
+    /// The runtime optimised the model into other bytes than before, and `--locked` forbids taking them.
+    #[error("the optimised model is {found}, expected {expected} by the lock `{path}`")]
+    Optimized {
+        /// The file.
+        path: PathBuf,
+        /// The digest of the result.
+        found: Digest,
+        /// The digest that is pinned.
+        expected: Digest,
     },
     /// It was written by a newer version.
     #[error("the lock `{path}` has {what} {found}, and this version of imgbuild knows up to {known}")]
@@ -126,6 +149,10 @@ impl LockError {
         match self {
             Self::Missing { .. } => Some("run `imgbuild lock` and commit the file it writes".to_owned()),
             Self::Stale { .. } => Some("run `imgbuild lock` and commit the change, or build without `--locked`".to_owned()),
+            Self::Optimized { .. } => Some(
+                "the runtime gives other bytes on this CPU: build with `--optimize weights`, which gives the same everywhere, or without `--locked`"
+                    .to_owned(),
+            ),
             Self::Newer { .. } => Some("use the version of imgbuild that wrote it, or a newer one".to_owned()),
             Self::Parse(error) => error.hint(),
             Self::Pin { source, .. } => source.hint(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Lock, LockError, ServerPin, VERSION};
+use super::{Lock, LockError, OptimizedPin, ServerPin, VERSION};
 use crate::digest::Digest;
 use crate::layer::FORMAT_VERSION;
 use crate::parent::{ParentName, ParentPin, Parents};
@@ -154,6 +154,7 @@ impl Lock {
             platform: request.platform.to_string(),
             request: request.digest(),
             server: request.server.clone(),
+            optimized: old.as_ref().filter(|_| mode != LockMode::Update).and_then(|lock| lock.optimized.clone()),
             base_image,
             inputs: pins.into_iter().flatten().collect(),
         };
@@ -165,6 +166,32 @@ impl Lock {
             }
             _ => Ok(Obtained { lock, changes }),
         }
+    }
+
+    /// Pins the optimised model, or checks it against the pin that is there; gives what changed, for people. A pin for another
+    /// model, runtime or level says nothing: models are not pinned.
+    ///
+    /// # Errors
+    /// With [`LockMode::Locked`] where the same was optimised into other bytes.
+    pub fn pin_optimized(
+        &mut self,
+        found: Option<OptimizedPin>,
+        path: &Path,
+        mode: LockMode,
+    ) -> Result<Option<String>, LockError> {
+        let contradiction =
+            self.optimized.as_ref().zip(found.as_ref()).filter(|(pin, found)| pin.from == found.from && pin != found);
+        let change = contradiction.map(|(pin, found)| {
+            format!("the runtime optimised the model into {}, and on another machine into {}", found.sha256, pin.sha256)
+        });
+        match (mode, contradiction) {
+            (LockMode::Locked, Some((pin, found))) => {
+                return Err(LockError::Optimized { path: path.to_owned(), found: found.sha256, expected: pin.sha256 });
+            }
+            (LockMode::Locked, None) => {}
+            (LockMode::Complete | LockMode::Update, _) => self.optimized = found,
+        }
+        Ok(change)
     }
 
     /// How this lock's head differs from the one that is needed.

@@ -236,22 +236,25 @@ fn damage(path: &[Step], message: Message, number: Option<u64>, offset: usize, k
     Damage { field: field_path, offset: offset as u64, kind }
 }
 
-struct Item {
-    number: u64,
-    start: usize,
-    end: usize,
+/// One field and where its content lies.
+pub(super) struct Item {
+    pub number: u64,
+    pub start: usize,
+    pub end: usize,
 }
 
-type Failure = (Option<u64>, usize, DamageKind);
+/// The field's number where it is known, where it begins, and what is wrong.
+pub(super) type Failure = (Option<u64>, usize, DamageKind);
 
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    end: usize,
+/// A place in a message.
+pub(super) struct Cursor<'a> {
+    pub bytes: &'a [u8],
+    pub at: usize,
+    pub end: usize,
 }
 
 impl Cursor<'_> {
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.at >= self.end
     }
 
@@ -273,7 +276,7 @@ impl Cursor<'_> {
     }
 
     /// Steps over one field and returns where its content lies.
-    fn next(&mut self, message: Message) -> Result<Item, Failure> {
+    pub(super) fn next(&mut self, message: Message) -> Result<Item, Failure> {
         let offset = self.at;
         let key = self.varint().map_err(|kind| (None, offset, kind))?;
         let (number, wire) = (key >> 3, (key & 7) as u8);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Budgets, Minimize, RecipeError};
+use super::{Budgets, Minimize, Optimize, RecipeError};
 use crate::template::strict;
 
 /// A commented recipe, as `imgbuild init` writes it.
@@ -29,6 +29,10 @@ pub struct RecipeFile {
     pub compression: Option<String>,
     /// `package`, `closure` or `model`.
     pub minimize: Option<Minimize>,
+    /// `off`, `weights`, `basic`, `extended` or `hardware`.
+    pub optimize: Option<Optimize>,
+    /// `false` to leave weights unpacked at start.
+    pub prepack: Option<bool>,
     /// References.
     pub tags: Vec<String>,
     /// Transports.

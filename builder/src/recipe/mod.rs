@@ -44,6 +44,43 @@ impl fmt::Display for Minimize {
     }
 }
 
+/// How the model is made to start fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimize {
+    /// The files go into the image as they are.
+    Off,
+    /// Large tensors move to a file of their own, which the runtime maps instead of reading it.
+    #[default]
+    Weights,
+    /// The image's runtime also simplifies the graph, keeping the model's own operators.
+    Basic,
+    /// The image's runtime also fuses operators.
+    Extended,
+    /// The image's runtime also lays out weights for this machine's CPU; the image runs on equal ones only.
+    Hardware,
+}
+
+impl Optimize {
+    /// Whether the image's runtime takes part.
+    #[must_use]
+    pub fn is_by_runtime(self) -> bool {
+        matches!(self, Self::Basic | Self::Extended | Self::Hardware)
+    }
+}
+
+impl fmt::Display for Optimize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Weights => "weights",
+            Self::Basic => "basic",
+            Self::Extended => "extended",
+            Self::Hardware => "hardware",
+        })
+    }
+}
+
 /// What lies at the bottom of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseChoice {
@@ -140,6 +177,10 @@ pub struct Recipe {
     pub minimize: Minimize,
     /// References the image gets.
     pub tags: Vec<String>,
+    /// How the model is made to start fast.
+    pub optimize: Optimize,
+    /// Whether the runtime packs weights for its kernels at start, which takes time and memory then and saves time in every run.
+    pub prepack: bool,
     /// Where the image goes, as transports.
     pub outputs: Vec<String>,
     /// Directory or archive that serves in place of the stack's packages.
@@ -187,6 +228,10 @@ pub struct Overrides {
     pub compression: Option<String>,
     /// How much is left out.
     pub minimize: Option<Minimize>,
+    /// How the model is made to start fast.
+    pub optimize: Option<Optimize>,
+    /// `false` to leave weights unpacked at start.
+    pub prepack: Option<bool>,
     /// References, added to those of the file.
     pub tags: Vec<String>,
     /// Transports, in place of those of the file.
@@ -313,6 +358,8 @@ impl Recipe {
             platform,
             compression: overrides.compression.or(written.compression).unwrap_or_else(|| "auto".to_owned()),
             minimize: overrides.minimize.or(written.minimize).unwrap_or_default(),
+            optimize: overrides.optimize.or(written.optimize).unwrap_or_default(),
+            prepack: overrides.prepack.or(written.prepack).unwrap_or(true),
             tags: [written.tags, overrides.tags].concat(),
             outputs: if overrides.outputs.is_empty() { written.outputs } else { overrides.outputs },
             runtime: written.runtime.path.as_deref().map(in_folder).map(for_platform),

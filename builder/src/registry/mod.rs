@@ -33,7 +33,7 @@ pub use error::{Refusal, RegistryError, TransportKind};
 pub use manifest::FetchedManifest;
 pub use proxy::Proxies;
 pub use push::{Chunking, PushOptions, Pushed, PushedBlob};
-pub use referrers::{Artifact, ArtifactPart, Attached};
+pub use referrers::Attached;
 pub use secret::Secret;
 pub use settings::{ClientCertificate, Retries, Settings, Timeouts};
 pub use shaper::Shaper;

@@ -10,6 +10,7 @@ use crate::image::{Blobs, Descriptor, Image, ImageConfig, Index, Manifest, media
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{Blob, Store};
+use crate::transport::{Content, ImageIndex};
 
 use super::Client;
 use super::auth::Scope;
@@ -20,6 +21,8 @@ use super::retry::Tries;
 
 /// Indexes inside indexes are followed so deep.
 const DEEPEST: usize = 3;
+/// Manifests of an index that are copied with it.
+const MOST_DOCUMENTS: usize = 4096;
 /// Bytes after which a broken download counts as having got further.
 const GAIN: u64 = 64 * 1024;
 
@@ -36,7 +39,7 @@ impl Client {
         let repository = reference.repository.as_str();
         for _ in 0..DEEPEST {
             if !is_index(&manifest.descriptor.media_type) {
-                return self.open_manifest(reference, &endpoint, manifest, platform);
+                return self.open_manifest(reference, &endpoint, manifest, Some(platform));
             }
             let index: Index = parse(&manifest.bytes, || format!("index {reference}"))?;
             let chosen = choose(&index, platform).ok_or_else(|| RegistryError::Platform {
@@ -55,6 +58,48 @@ impl Client {
             what: format!("index {reference}"),
             reason: "indexes lie too deep in one another".to_owned(),
         })
+    }
+
+    /// Opens whatever a reference names: an image for any platform, an artifact, or an index with all that it names.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub fn open_all(&self, reference: &Reference) -> Result<Content, RegistryError> {
+        let manifest = self.fetch_manifest(reference)?;
+        self.open_tree(reference, manifest, &mut 0, DEEPEST)
+    }
+
+    fn open_tree(
+        &self,
+        reference: &Reference,
+        manifest: FetchedManifest,
+        documents: &mut usize,
+        depth: usize,
+    ) -> Result<Content, RegistryError> {
+        let what = || format!("index {reference}");
+        let refuse = |reason: String| Err(RegistryError::Document { what: what(), reason });
+        let endpoint = self.endpoint(&reference.registry)?;
+        *documents += 1;
+        if *documents > MOST_DOCUMENTS {
+            return refuse(format!("it names more than {MOST_DOCUMENTS} manifests"));
+        }
+        if !is_index(&manifest.descriptor.media_type) {
+            return Ok(Content::Image(self.open_manifest(reference, &endpoint, manifest, None)?));
+        }
+        if depth == 0 {
+            return refuse("indexes lie too deep in one another".to_owned());
+        }
+        let parsed: Index = parse(&manifest.bytes, what)?;
+        let mut children = Vec::with_capacity(parsed.manifests.len());
+        for entry in &parsed.manifests {
+            let (repository, which) = (reference.repository.as_str(), entry.digest.to_string());
+            let Some(child) = endpoint.get_manifest(repository, &which, &Scope::pull(repository))? else {
+                return refuse(format!("it names {which}, which the registry does not have"));
+            };
+            let place = Reference { tag: None, digest: Some(entry.digest), ..reference.clone() };
+            children.push(self.open_tree(&place, child, documents, depth - 1)?);
+        }
+        Ok(Content::Index(ImageIndex { bytes: manifest.bytes, parsed, children }))
     }
 
     /// Reads what a reference names, an image's manifest or an index, byte for byte.
@@ -134,7 +179,7 @@ impl Client {
         reference: &Reference,
         endpoint: &Arc<Endpoint>,
         manifest: FetchedManifest,
-        platform: Platform,
+        platform: Option<Platform>,
     ) -> Result<Image, RegistryError> {
         let what = || format!("manifest {reference}");
         if !matches!(manifest.descriptor.media_type.as_str(), media_type::MANIFEST | media_type::DOCKER_MANIFEST) {
@@ -153,7 +198,9 @@ impl Client {
         open_verified(&*blobs, &parsed.config)
             .and_then(|mut reader| reader.read_to_end(&mut config))
             .map_err(|source| RegistryError::ReadBlob { digest: parsed.config.digest, source })?;
-        if matches!(parsed.config.media_type.as_str(), media_type::CONFIG | media_type::DOCKER_CONFIG) {
+        if let Some(platform) = platform
+            && matches!(parsed.config.media_type.as_str(), media_type::CONFIG | media_type::DOCKER_CONFIG)
+        {
             let read: ImageConfig = parse(&config, || format!("the config of {reference}"))?;
             if read.architecture != platform.architecture() || read.os != "linux" {
                 return Err(RegistryError::Platform {

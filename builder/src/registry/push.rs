@@ -1,18 +1,19 @@
-//! An image on its way into a registry: blobs first, then the manifest by its digest, then the tags.
+//! An image or index on its way into a registry: blobs first, then the manifest by its digest, then the tags.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::digest::Digest;
-use crate::image::{Blobs, Descriptor, Image, media_type};
+use crate::image::{Blobs, Descriptor, Image, MemoryBlobs};
 use crate::reference::{Reference, is_tag};
+use crate::transport::Content;
 
 use super::Client;
 use super::auth::Scope;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
+use super::referrers::list_in_tag;
 use super::upload::{Placed, Upload};
 
 /// How an image is pushed.
@@ -57,8 +58,13 @@ pub struct Pushed {
     pub tags: Vec<String>,
     /// Bytes of blobs and manifests that left this machine, those that were sent twice included.
     pub bytes_sent: u64,
-    /// What happened to each blob: the config first, then the layers, each once.
+    /// Those of them that were manifests and indexes: each is sent by its digest first, and then once for each tag.
+    pub manifest_bytes: u64,
+    /// What happened to each blob: of each image the config first, then the layers; each once.
     pub blobs: Vec<PushedBlob>,
+    /// Tags that list what is attached to an image, written because the registry keeps no such lists itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<String>,
 }
 
 /// What happened to a blob.
@@ -73,26 +79,6 @@ pub struct PushedBlob {
     pub placed: Placed,
 }
 
-/// Bytes in memory, before other places.
-#[derive(Debug)]
-pub(crate) struct MemoryBlobs {
-    pub(crate) parts: BTreeMap<Digest, Vec<u8>>,
-    pub(crate) rest: Option<Arc<dyn Blobs>>,
-}
-
-impl Blobs for MemoryBlobs {
-    fn open_unverified(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        if let Some(bytes) = self.parts.get(&descriptor.digest) {
-            let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-            return Ok(Box::new(io::Cursor::new(bytes[offset..].to_vec())));
-        }
-        match &self.rest {
-            Some(rest) => rest.open_unverified(descriptor, offset),
-            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("blob {} is not there", descriptor.digest))),
-        }
-    }
-}
-
 impl Client {
     /// Pushes an image. A reference without tag and digest means `latest`; one with a digest alone sets no tag.
     ///
@@ -100,7 +86,16 @@ impl Client {
     /// Where the registry cannot be reached, refuses, or does not store what it was sent; where a layer cannot be read; and
     /// where a tag is to stay as it is.
     pub fn push(&self, image: &Image, reference: &Reference, options: &PushOptions) -> Result<Pushed, RegistryError> {
-        let digest = Digest::of(&image.manifest);
+        self.push_content(&Content::Image(image.clone()), reference, options)
+    }
+
+    /// Pushes an image or an index with everything that it names; tags are set last, and on the whole alone.
+    ///
+    /// # Errors
+    /// As [`Client::push`].
+    pub fn push_content(&self, content: &Content, reference: &Reference, options: &PushOptions) -> Result<Pushed, RegistryError> {
+        let descriptor = content.descriptor();
+        let digest = descriptor.digest;
         if reference.digest.is_some_and(|wanted| wanted != digest) {
             return Err(RegistryError::OtherDigest { reference: reference.to_string(), actual: digest });
         }
@@ -120,30 +115,37 @@ impl Client {
                 refuse_to_move(&endpoint, repository, tag, &digest)?;
             }
         }
-        let sent = AtomicU64::new(0);
-        let blobs = MemoryBlobs {
-            parts: BTreeMap::from([(image.parsed.config.digest, image.config.clone())]),
-            rest: Some(Arc::clone(&image.blobs)),
+        let mut push = Push {
+            client: self,
+            endpoint: &endpoint,
+            repository,
+            options,
+            sent: AtomicU64::new(0),
+            manifests: 0,
+            blobs: Vec::new(),
+            lists: Vec::new(),
         };
-        let mut seen = BTreeSet::new();
-        let wanted: Vec<&Descriptor> =
-            std::iter::once(&image.parsed.config).chain(&image.parsed.layers).filter(|blob| seen.insert(blob.digest)).collect();
-        let placed = self.push_blobs(&endpoint, repository, &wanted, &blobs, options, &sent)?;
-
-        let kind = image.parsed.media_type.as_deref().unwrap_or(media_type::MANIFEST);
-        let put = |which: &str| {
-            sent.fetch_add(image.manifest.len() as u64, Ordering::Relaxed);
-            endpoint.put_manifest(repository, which, kind, &image.manifest)
+        push.content(content)?;
+        let bytes = match content {
+            Content::Image(image) => &image.manifest,
+            Content::Index(index) => &index.bytes,
         };
-        put(&digest.to_string())?;
         for tag in &tags {
             if options.immutable && refuse_to_move(&endpoint, repository, tag, &digest)? {
                 continue;
             }
-            put(tag)?;
+            push.manifest(tag, &descriptor.media_type, bytes)?;
         }
-        let blobs = wanted.iter().zip(placed).map(|(blob, placed)| PushedBlob { digest: blob.digest, size: blob.size, placed });
-        Ok(Pushed { name: reference.name(), digest, tags, bytes_sent: sent.into_inner(), blobs: blobs.collect() })
+        let Push { sent, manifests, blobs, lists, .. } = push;
+        Ok(Pushed {
+            name: reference.name(),
+            digest,
+            tags,
+            bytes_sent: sent.into_inner() + manifests,
+            manifest_bytes: manifests,
+            blobs,
+            lists,
+        })
     }
 
     /// Writes a manifest or an index whose parts are in the repository already, under the reference's tag and under its digest.
@@ -231,6 +233,61 @@ impl Client {
         let placed = upload.run()?;
         self.remember(&endpoint.registry, repository, [descriptor.digest]);
         Ok(placed)
+    }
+}
+
+/// One push on its way.
+struct Push<'a> {
+    client: &'a Client,
+    endpoint: &'a Endpoint,
+    repository: &'a str,
+    options: &'a PushOptions,
+    /// Bytes of blobs that were sent.
+    sent: AtomicU64,
+    /// Bytes of manifests that were sent.
+    manifests: u64,
+    blobs: Vec<PushedBlob>,
+    /// Tags that list what is attached to something.
+    lists: Vec<String>,
+}
+
+impl Push<'_> {
+    /// Sends everything that a manifest or index names, then itself by its digest.
+    fn content(&mut self, content: &Content) -> Result<(), RegistryError> {
+        let image = match content {
+            Content::Image(image) => image,
+            Content::Index(index) => {
+                for child in &index.children {
+                    self.content(child)?;
+                }
+                let descriptor = content.descriptor();
+                return self.manifest(&descriptor.digest.to_string(), &descriptor.media_type, &index.bytes).map(drop);
+            }
+        };
+        let blobs = MemoryBlobs {
+            parts: BTreeMap::from([(image.parsed.config.digest, image.config.clone())]),
+            rest: Some(Arc::clone(&image.blobs)),
+        };
+        let mut seen: BTreeSet<Digest> = self.blobs.iter().map(|blob| blob.digest).collect();
+        let wanted: Vec<&Descriptor> =
+            std::iter::once(&image.parsed.config).chain(&image.parsed.layers).filter(|blob| seen.insert(blob.digest)).collect();
+        let placed = self.client.push_blobs(self.endpoint, self.repository, &wanted, &blobs, self.options, &self.sent)?;
+        let pushed = wanted.iter().zip(placed).map(|(blob, placed)| PushedBlob { digest: blob.digest, size: blob.size, placed });
+        self.blobs.extend(pushed);
+        let descriptor = image.artifact_descriptor();
+        let keeps_referrers = self.manifest(&descriptor.digest.to_string(), &descriptor.media_type, &image.manifest)?;
+        match &image.parsed.subject {
+            Some(subject) if !keeps_referrers => {
+                self.lists.push(list_in_tag(self.endpoint, self.repository, &subject.digest, &descriptor)?);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn manifest(&mut self, which: &str, media_type: &str, bytes: &[u8]) -> Result<bool, RegistryError> {
+        self.manifests += bytes.len() as u64;
+        self.endpoint.put_manifest(self.repository, which, media_type, bytes)
     }
 }
 

@@ -1,10 +1,9 @@
 //! What is attached to an image, such as an SBOM: through the registry's referrers API, or by the tag that stands in for it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 
 use crate::digest::Digest;
-use crate::image::{Descriptor, Index, Manifest, media_type};
+use crate::image::{Artifact, Descriptor, Image, Index, media_type};
 use crate::reference::Reference;
 
 use super::Client;
@@ -13,40 +12,17 @@ use super::endpoint::Endpoint;
 use super::error::RegistryError;
 use super::manifest::MANIFEST_LIMIT;
 use super::pull::{is_index, parse};
-use super::push::{MemoryBlobs, PushOptions};
-
-const EMPTY: &str = "application/vnd.oci.empty.v1+json";
-const EMPTY_BYTES: &[u8] = b"{}";
-
-/// Something to be attached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Artifact {
-    /// Its kind, a media type.
-    pub artifact_type: String,
-    /// Its parts.
-    pub parts: Vec<ArtifactPart>,
-    /// Annotations of its manifest.
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// A part of an artifact.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ArtifactPart {
-    /// Its media type.
-    pub media_type: String,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
-}
+use super::push::PushOptions;
 
 /// What attaching did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Attached {
     /// The artifact's manifest.
     pub descriptor: Descriptor,
     /// The tag that lists it, where the registry does not.
     pub fallback_tag: Option<String>,
+    /// Bytes of its blobs and its manifest that left this machine.
+    pub bytes_sent: u64,
 }
 
 impl Client {
@@ -55,39 +31,24 @@ impl Client {
     /// # Errors
     /// Where the registry cannot be reached or refuses.
     pub fn attach(&self, repository: &Reference, subject: &Descriptor, artifact: &Artifact) -> Result<Attached, RegistryError> {
-        let endpoint = self.endpoint(&repository.registry)?;
-        let name = repository.repository.as_str();
-        let config = Descriptor::of(EMPTY, EMPTY_BYTES);
-        let mut parts = BTreeMap::from([(config.digest, EMPTY_BYTES.to_vec())]);
-        let mut layers: Vec<Descriptor> = Vec::new();
-        for part in &artifact.parts {
-            let mut layer = Descriptor::of(&part.media_type, &part.bytes);
-            layer.annotations.clone_from(&part.annotations);
-            parts.insert(layer.digest, part.bytes.clone());
-            layers.push(layer);
+        self.push_referrer(repository, &artifact.attached_to(subject))
+    }
+
+    /// Pushes something whose manifest names the image that it belongs to, and lists it there where the registry does not.
+    ///
+    /// # Errors
+    /// Where the registry cannot be reached or refuses, or the manifest names no subject.
+    pub fn push_referrer(&self, repository: &Reference, artifact: &Image) -> Result<Attached, RegistryError> {
+        let descriptor = artifact.artifact_descriptor();
+        if artifact.parsed.subject.is_none() {
+            return Err(RegistryError::Document {
+                what: format!("manifest {}", descriptor.digest),
+                reason: "it has no `subject`, and can be attached to nothing".to_owned(),
+            });
         }
-        if layers.is_empty() {
-            layers.push(config.clone());
-        }
-        let blobs = MemoryBlobs { parts, rest: None };
-        let wanted: Vec<&Descriptor> = std::iter::once(&config).chain(&layers).collect();
-        self.push_blobs(&endpoint, name, &wanted, &blobs, &PushOptions::default(), &AtomicU64::new(0))?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::MANIFEST.to_owned()),
-            artifact_type: Some(artifact.artifact_type.clone()),
-            config: config.clone(),
-            layers: layers.clone(),
-            subject: Some(Descriptor::new(&subject.media_type, subject.digest, subject.size)),
-            annotations: artifact.annotations.clone(),
-        };
-        let bytes = serde_json::to_vec(&manifest).expect("texts and numbers become JSON");
-        let mut descriptor = Descriptor::of(media_type::MANIFEST, &bytes);
-        let keeps_referrers = endpoint.put_manifest(name, &descriptor.digest.to_string(), media_type::MANIFEST, &bytes)?;
-        descriptor.artifact_type = Some(artifact.artifact_type.clone());
-        descriptor.annotations.clone_from(&artifact.annotations);
-        let fallback_tag = if keeps_referrers { None } else { Some(list_in_tag(&endpoint, name, &subject.digest, &descriptor)?) };
-        Ok(Attached { descriptor, fallback_tag })
+        let place = Reference { tag: None, digest: Some(descriptor.digest), ..repository.clone() };
+        let pushed = self.push(artifact, &place, &PushOptions::default())?;
+        Ok(Attached { descriptor, fallback_tag: pushed.lists.into_iter().next(), bytes_sent: pushed.bytes_sent })
     }
 
     /// Lists what is attached to a manifest, of one kind or of all.
@@ -138,7 +99,12 @@ fn read_tag(endpoint: &Endpoint, repository: &str, subject: &Digest) -> Result<O
 }
 
 /// Adds an entry to the tag's list. Another client may write it at the same time: what was written is read again.
-fn list_in_tag(endpoint: &Endpoint, repository: &str, subject: &Digest, entry: &Descriptor) -> Result<String, RegistryError> {
+pub(super) fn list_in_tag(
+    endpoint: &Endpoint,
+    repository: &str,
+    subject: &Digest,
+    entry: &Descriptor,
+) -> Result<String, RegistryError> {
     let tag = fallback_tag(subject);
     for _ in 0..5 {
         let mut index = read_tag(endpoint, repository, subject)?.unwrap_or_else(|| Index {

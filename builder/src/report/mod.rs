@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::recipe::Minimize;
+use crate::recipe::{Minimize, Optimize};
 use crate::tree::{LayerName, Origin};
 
 /// The format's name, the first key of the file.
@@ -37,6 +37,9 @@ pub struct SizeReport {
     pub image: ImageIdentity,
     /// The model.
     pub model: ModelIdentity,
+    /// How the model was made to start fast; absent in reports of older builders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimization: Option<Optimization>,
     /// Name of the stack.
     pub stack: String,
     /// Name or reference of the base.
@@ -81,6 +84,31 @@ pub struct ModelIdentity {
     pub format: String,
     /// Bytes of the model with its external data.
     pub size: u64,
+}
+
+/// How the model was made to start fast.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimization {
+    /// The level that was asked for.
+    pub asked: Optimize,
+    /// The level that was reached.
+    pub done: Optimize,
+    /// Why that is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<String>,
+    /// The runtime that optimised the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// What a CPU must have, exactly, to run it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Bytes of the file that the runtime maps.
+    pub mapped: u64,
+    /// Bytes of the model's files as they were given.
+    pub before: u64,
+    /// Bytes of the model's files in the image.
+    pub after: u64,
 }
 
 /// Unpacked and compressed bytes.
@@ -155,7 +183,7 @@ pub struct PackageSize {
     pub version: String,
     /// Digest of the package file.
     pub digest: Digest,
-    /// Its licence as it states it, where it does.
+    /// Its licence as it states it, where it does; several are joined by ` AND `.
     pub license: Option<String>,
     /// Bytes of the package file.
     pub download: u64,
@@ -163,6 +191,13 @@ pub struct PackageSize {
     pub installed: u64,
     /// Bytes of those that were taken.
     pub taken: u64,
+}
+
+impl PackageSize {
+    /// Its licences, each as the package names it.
+    pub fn licences(&self) -> impl Iterator<Item = &str> {
+        self.license.iter().flat_map(|all| all.split(" AND ")).filter(|one| !one.is_empty())
+    }
 }
 
 /// One file of the image.

@@ -5,6 +5,7 @@
 //! functions, vtables, type information, statics of templates) is decided by the loader as before. Names that another object
 //! has at all stay exported, and so do those that the rules keep because a program looks them up by `dlsym`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use object::elf;
@@ -74,7 +75,7 @@ pub(super) fn bind(draft: &mut Draft<'_>, rules: &BindRules, neighbours: &Neighb
     let relr = relr::pack(&addresses);
     report.packed = addresses.len() as u64;
     report.packed_bytes = 8 * relr.len() as u64;
-    report.unpacked_because = unpacked_because;
+    report.unpacked_because = unpacked_because.map(Cow::Borrowed);
 
     // Relative ones come first, by address; then by symbol, since the loader remembers the last lookup; and resolver
     // functions run when all else is in place.
@@ -228,7 +229,7 @@ fn relocate(
             }
         }
     }
-    report.left = reasons;
+    report.left = reasons.into_iter().map(|(reason, count)| (Cow::Borrowed(reason), count)).collect();
     relative.sort_by_key(|relocation| relocation.address);
     let mut words: Vec<u64> = relative.iter().chain(&left).map(|relocation| relocation.address).collect();
     words.sort_unstable();
@@ -268,12 +269,10 @@ fn bound(draft: &mut Draft<'_>, fates: &Fates<'_>, relocation: &Relocation) -> R
     let symbol = &fates.symbols[index];
     let is_thread_local = symbol.kind() == elf::STT_TLS;
     let value = symbol.value.cast_signed().wrapping_add(relocation.addend);
-    let relative = |addend| Relocation { address: relocation.address, kind: kinds.relative, symbol: 0, addend };
     let is_slot = relocation.kind == kinds.global_data || relocation.kind == kinds.jump_slot;
-    Ok(if relocation.kind == kinds.absolute && !is_thread_local {
-        Outcome::Relative(relative(value))
-    } else if is_slot && !is_thread_local && (relocation.addend == 0 || kinds.slots_have_addends) {
-        Outcome::Relative(relative(value))
+    let is_address = relocation.kind == kinds.absolute || (is_slot && (relocation.addend == 0 || kinds.slots_have_addends));
+    Ok(if is_address && !is_thread_local {
+        Outcome::Relative(Relocation { address: relocation.address, kind: kinds.relative, symbol: 0, addend: value })
     } else if relocation.kind == kinds.tls_module && is_thread_local {
         Outcome::Symbolless(Relocation { symbol: 0, ..*relocation })
     } else if relocation.kind == kinds.tls_static && is_thread_local {

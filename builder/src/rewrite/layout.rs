@@ -278,7 +278,7 @@ fn section_table<'a>(draft: &Draft<'a>, parts: &Parts, tail: &mut Image<'a>) -> 
             continue;
         };
         let mut section = Section { name, link: index(row.section.link), ..row.section };
-        let refers = section.flags & u64::from(elf::SHF_INFO_LINK.0) != 0 || section.kind == elf::SHT_RELA.0;
+        let refers = section.flags & elf::SHF_INFO_LINK.0 != 0 || section.kind == elf::SHT_RELA.0;
         if refers {
             section.info = index(section.info);
         }

@@ -3,11 +3,12 @@
 //! A [`Transformation`] is a value with its parameters; [`rewrite`] applies a list of them to one library, knowing the
 //! [`Neighbours`] that it is loaded with, and then compares what a loader makes of the two files, by a reading of the result
 //! that shares nothing with the writing but the parser. A library that cannot be rewritten, or comes out different, gives a
-//! [`RewriteError`], and the caller takes the original.
+//! [`RewriteError`], and the caller takes the original. [`rewrite_in_store`] keeps results by all that decides them.
 
 mod bind;
 mod draft;
 mod error;
+mod kept;
 mod kinds;
 mod layout;
 mod library;
@@ -19,12 +20,14 @@ mod strings;
 mod strip;
 mod tables;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 mod tests;
 mod verify;
 mod words;
 
 pub use bind::BindRules;
 pub use error::{Difference, RewriteError};
+pub use kept::{KeepError, Rewritten, rewrite_in_store};
 pub use neighbours::Neighbours;
 pub use report::{BindReport, RewriteReport, StripReport};
 

@@ -177,7 +177,7 @@ impl Segment {
 
 impl Section {
     pub(super) fn is_allocated(&self) -> bool {
-        self.flags & u64::from(elf::SHF_ALLOC.0) != 0
+        self.flags & elf::SHF_ALLOC.0 != 0
     }
 
     pub(super) fn has_bytes(&self) -> bool {

@@ -1,9 +1,10 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a rewriting did to one library.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RewriteReport {
     /// Length of the original in bytes.
     pub bytes_before: u64,
@@ -16,7 +17,7 @@ pub struct RewriteReport {
 }
 
 /// What was stripped.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StripReport {
     /// Names of the sections that were dropped.
     pub sections: Vec<String>,
@@ -25,7 +26,7 @@ pub struct StripReport {
 }
 
 /// What was bound.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BindReport {
     /// Dynamic symbols before.
     pub symbols_before: u64,
@@ -46,7 +47,7 @@ pub struct BindReport {
     /// Bytes of the packed form.
     pub packed_bytes: u64,
     /// Relocations that stay as they were, by the reason.
-    pub left: BTreeMap<&'static str, u64>,
+    pub left: BTreeMap<Cow<'static, str>, u64>,
     /// Why nothing is packed, where that is so.
-    pub unpacked_because: Option<&'static str>,
+    pub unpacked_because: Option<Cow<'static, str>>,
 }

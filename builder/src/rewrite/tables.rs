@@ -123,7 +123,7 @@ pub(super) fn write<'a>(
     if relative_count > 0 {
         entries.push(Entry { tag: elf::DT_RELACOUNT.0, value: relative_count });
     }
-    let flags = library.tag(elf::DT_FLAGS_1.0).unwrap_or(0) | if new.stays_loaded { elf::DF_1_NODELETE.0.into() } else { 0 };
+    let flags = library.tag(elf::DT_FLAGS_1.0).unwrap_or(0) | if new.stays_loaded { elf::DF_1_NODELETE.0 } else { 0 };
     if flags != 0 {
         entries.push(Entry { tag: elf::DT_FLAGS_1.0, value: flags });
     }
@@ -341,7 +341,7 @@ fn move_row(draft: &mut Draft<'_>, table: Table, address: u64, size: u64, align:
             Table::Symbols => Section { info: local_count, ..section },
             Table::GnuHash => Section { kind: kind_of(table), entry_size: 0, ..section },
             Table::PackedRelocations => {
-                Section { kind: kind_of(table), flags: elf::SHF_ALLOC.0.into(), link: 0, info: 0, entry_size: 8, ..section }
+                Section { kind: kind_of(table), flags: elf::SHF_ALLOC.0, link: 0, info: 0, entry_size: 8, ..section }
             }
             _ => section,
         };

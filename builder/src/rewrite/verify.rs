@@ -108,7 +108,7 @@ fn same_dynamic_segment(before: &Library<'_>, after: &Library<'_>) -> Result<(),
     same("DT_RPATH", &old.rpath, &new.rpath)?;
     same("DT_RUNPATH", &old.runpath, &new.runpath)?;
     same("DT_FLAGS", old.flags, new.flags)?;
-    let stays_loaded = u64::from(elf::DF_1_NODELETE.0);
+    let stays_loaded = elf::DF_1_NODELETE.0;
     same("DT_FLAGS_1", old.flags_1 | stays_loaded, new.flags_1 | stays_loaded)?;
     same("DT_VERDEF", &old.version_definitions, &new.version_definitions)?;
     same("DT_VERNEED", without_packed(old), without_packed(new))?;
@@ -144,8 +144,8 @@ fn declares_packed(dynamic: &Dynamic) -> bool {
 /// Where the tables lie that only the loader reads, and the headers: sorted, merged.
 pub(super) fn tables(library: &Library<'_>) -> Result<Vec<Range<u64>>, RewriteError> {
     let base = library.segments.iter().find(|segment| segment.is_load()).map_or(0, |segment| segment.address);
-    let mut ranges = vec![base..base + HEADER_BYTES];
-    ranges.extend(library.program_headers());
+    let mut ranges: Vec<Range<u64>> = library.program_headers().into_iter().collect();
+    ranges.push(base..base + HEADER_BYTES);
     for table in TABLES {
         ranges.extend(library.table(table)?);
     }

@@ -5,6 +5,7 @@
 
 mod candidates;
 mod error;
+mod licence;
 mod omissions;
 mod parent;
 
@@ -50,8 +51,8 @@ pub struct RuntimeRequest<'a> {
     pub server_version: String,
     /// Custom-operator libraries.
     pub custom_operators: &'a [PathBuf],
-    /// The model.
-    pub model: &'a OnnxModel,
+    /// The model; none where layers are made that every model shares.
+    pub model: Option<&'a OnnxModel>,
     /// For which platform.
     pub platform: Platform,
     /// How much is left out.
@@ -131,7 +132,7 @@ impl Runtime {
         };
         runtime.take_objects(&closure, &candidates, request);
         runtime.take_package_files(request, store)?;
-        runtime.leave_out(request);
+        runtime.leave_out(request, store)?;
         Ok(runtime)
     }
 

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 
 use super::candidates::is_shared_library;
-use super::{Runtime, RuntimeRequest, file_sizes};
+use super::{Runtime, RuntimeError, RuntimeRequest, file_sizes, licence};
 use crate::recipe::Minimize;
 use crate::report::{Level, Omission, PackageSize};
 use crate::source::package::Package;
+use crate::store::Store;
 use crate::template::When;
 use crate::tree::{Kind, Origin};
 
 impl Runtime {
     /// Accounts for every file of every package: taken, or left out and why.
-    pub(super) fn leave_out(&mut self, request: &RuntimeRequest<'_>) {
+    pub(super) fn leave_out(&mut self, request: &RuntimeRequest<'_>, store: &Store) -> Result<(), RuntimeError> {
         let mut level = Level { minimize: Minimize::Package, unpacked: 0, compressed: 0 };
         let packages = request.base_packages.iter().map(|package| (package, false));
         for (package, is_stack) in packages.chain(request.stack_packages.iter().map(|package| (package, true))) {
@@ -25,7 +26,7 @@ impl Runtime {
                 name: package.pin().name.clone(),
                 version: package.pin().version.clone(),
                 digest: package.pin().sha256,
-                license: package.licence().map(str::to_owned),
+                license: licence::of(package, request.base_packages, store)?,
                 download: package.download_size(),
                 installed,
                 taken: taken.bytes,
@@ -74,6 +75,7 @@ impl Runtime {
         }
         self.omitted.sort_by(|a, b| b.unpacked.cmp(&a.unpacked).then_with(|| (&a.package, &a.name).cmp(&(&b.package, &b.name))));
         self.package_level = level;
+        Ok(())
     }
 
     fn taken_of(&self, package: &Package) -> TakenOf {
@@ -107,7 +109,9 @@ struct TakenOf {
 fn reason(request: &RuntimeRequest<'_>, name: &str) -> String {
     let applies = |when: &When| match when {
         When::Always => true,
-        When::OperatorsAbsent(operators) => !request.model.operators.keys().any(|used| operators.contains(&used.name)),
+        When::OperatorsAbsent(operators) => {
+            request.model.is_some_and(|model| !model.operators.keys().any(|used| operators.contains(&used.name)))
+        }
     };
     let rule = request.stack.omit.iter().find(|rule| rule.library == name && applies(&rule.when));
     rule.map_or_else(|| "nothing in the image links to it or opens it".to_owned(), |rule| rule.reason.clone())

@@ -38,6 +38,33 @@ pub(crate) fn field<'a>(control: &'a str, name: &str) -> Option<&'a str> {
     values.next().map(|(_, value)| value.trim())
 }
 
+/// The licences that a Debian copyright file names: the short names of its stanzas where machines are to read it, and the
+/// common licences that it points at where people are. A text for people says in words whether later versions may be chosen, so
+/// its names keep the folder's: `common-licenses/GPL-2`.
+#[must_use]
+pub fn licences(copyright: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut add = |name: &str| {
+        if !name.is_empty() && !found.iter().any(|known| known == name) {
+            found.push(name.to_owned());
+        }
+    };
+    if copyright.trim_start().starts_with("Format:") {
+        copyright.lines().filter_map(|line| line.strip_prefix("License:")).for_each(|name| add(name.trim()));
+    } else {
+        for (at, folder) in copyright.match_indices("/usr/share/common-licenses/") {
+            let rest = &copyright[at + folder.len()..];
+            let name = rest.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '.' | '+')).next();
+            let name = name.unwrap_or_default().trim_end_matches('.');
+            if !name.is_empty() {
+                add(&format!("common-licenses/{name}"));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
 /// The distribution that packages are from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
@@ -78,6 +105,16 @@ mod tests {
         assert_eq!(field(control, "Version"), Some("1:2"));
         assert_eq!(field(control, "package"), Some("a"));
         assert_eq!(field(control, "Homepage"), None);
+    }
+
+    #[test]
+    fn licences_are_those_that_a_copyright_file_names() {
+        let for_machines =
+            "Format: https://x/\n\nFiles: *\nLicense: GPL-2+\n text\n\nFiles: a\nLicense: Expat\n\nLicense: GPL-2+\n";
+        assert_eq!(licences(for_machines), ["Expat", "GPL-2+"]);
+        let for_people = "see `/usr/share/common-licenses/LGPL-2.1'.\nAnd /usr/share/common-licenses/GPL-3. More";
+        assert_eq!(licences(for_people), ["common-licenses/GPL-3", "common-licenses/LGPL-2.1"]);
+        assert!(licences("all rights reserved").is_empty());
     }
 
     #[test]

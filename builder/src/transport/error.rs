@@ -135,6 +135,12 @@ pub enum TransportError {
         /// What it should say.
         expected: String,
     },
+    /// A place that holds images and nothing that belongs to them.
+    #[error("`{place}` keeps nothing that is attached to images, expected `docker://HOST/NAME:TAG` or `oci:DIR:TAG`")]
+    NoReferrers {
+        /// The place.
+        place: String,
+    },
     /// No image of that name.
     #[error("`{place}` has no image `{wanted}`, it has {}", list(available))]
     NotFound {

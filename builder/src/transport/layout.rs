@@ -18,6 +18,7 @@ use super::error::{TransportError, io_error};
 use super::files::{Files, blob_name};
 use super::name::Selector;
 use super::read::{FULL_NAME, REF_NAME, check_version};
+use super::referrers::{self, is_artifact};
 use super::{Placed, Put};
 use crate::digest::Digest;
 use crate::image::{Blobs, Descriptor, Image, media_type};
@@ -32,6 +33,9 @@ pub(super) const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 pub(super) fn entry(content: &Content, name: Option<&str>, full_name: Option<&str>) -> Descriptor {
     let mut entry = content.descriptor();
     if let Content::Image(image) = content {
+        if image.parsed.subject.is_some() {
+            return referrers::entry(image);
+        }
         entry.platform = platform_of(image);
     }
     for (key, value) in [(REF_NAME, name), (FULL_NAME, full_name)] {
@@ -247,6 +251,10 @@ fn add_to_index(folder: &Path, entry: Descriptor) -> Result<(), TransportError> 
         let other_name = other.pointer("/annotations").and_then(|all| all.get(REF_NAME)).and_then(Value::as_str);
         match &name {
             Some(name) => other_name == Some(name),
+            // What belongs to an image replaces nothing but itself, and is replaced by no image.
+            None if is_artifact(&entry) || other.get("artifactType").is_some() => {
+                other.get("digest").and_then(Value::as_str) == Some(&entry.digest.to_string())
+            }
             // Without a tag, an image for another platform is another image.
             None => other_name.is_none() && is_same_platform(&entry, other),
         }

@@ -7,6 +7,7 @@
 //! Everything is streamed: memory does not grow with a layer. A blob's digest is checked whenever its bytes are copied, and an image is
 //! found under its name only when all of it is there.
 
+mod annotate;
 mod archive;
 mod content;
 mod convert;
@@ -18,6 +19,7 @@ mod files;
 mod layout;
 mod name;
 mod read;
+mod referrers;
 mod tarfile;
 mod validate;
 

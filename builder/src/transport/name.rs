@@ -249,6 +249,15 @@ impl fmt::Display for Selector {
 }
 
 impl Transport {
+    /// The reference, where this is a registry.
+    #[must_use]
+    pub fn registry(&self) -> Option<&Reference> {
+        match self {
+            Self::Registry(reference) => Some(reference),
+            _ => None,
+        }
+    }
+
     /// Understands what commands that only read accept besides the full form: an existing folder in OCI layout, an existing archive
     /// (`PATH` or `PATH:NAME`), or a registry reference without `docker://`.
     ///

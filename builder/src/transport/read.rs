@@ -9,6 +9,7 @@ use super::content::{Content, ImageIndex, ambiguous};
 use super::error::TransportError;
 use super::files::{Files, blob_name};
 use super::name::Selector;
+use super::referrers::is_artifact;
 use crate::digest::Digest;
 use crate::image::{Descriptor, Image, Index, Manifest, media_type};
 use crate::platform::Platform;
@@ -58,7 +59,11 @@ pub(super) fn open_layout(files: &Files, selector: &Selector, platform: Option<P
     let mut reader = LayoutReader { files, documents: 0 };
     let descriptor = match selector {
         Selector::Digest(digest) => reader.find_digest(&index, digest)?,
-        Selector::Only => one_of(files, index.manifests.iter().collect(), platform, None)?,
+        Selector::Only => {
+            let (artifacts, images): (Vec<&Descriptor>, Vec<&Descriptor>) =
+                index.manifests.iter().partition(|entry| is_artifact(entry));
+            one_of(files, if images.is_empty() { artifacts } else { images }, platform, None)?
+        }
         Selector::Name(name) => {
             let named = |key: &str| -> Vec<&Descriptor> {
                 index.manifests.iter().filter(|entry| entry.annotations.get(key) == Some(name)).collect()

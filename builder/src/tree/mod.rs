@@ -89,6 +89,8 @@ pub enum Content {
     Bytes(Vec<u8>),
     /// On disk.
     Disk(PathBuf),
+    /// In a finished layer that is not on this machine.
+    Elsewhere,
 }
 
 /// What an entry is.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::metrics::{Accumulator, MetricOptions, Metrics};
-use super::tensor::{Datatype, Tensor};
+use crate::inference::{Datatype, Tensor};
 
 /// Two tensors are the same thing where their difference is below this part of their size.
 const SAME: f64 = 1e-3;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::inference::InferenceError;
 use crate::template::strict::StrictError;
 
 /// What can go wrong while an image is verified.
@@ -64,14 +65,9 @@ pub enum VerifyError {
         /// What differs.
         problem: String,
     },
-    /// The server does not answer, or not as the protocol says.
-    #[error("the server at {address} {problem}")]
-    Server {
-        /// Where it is.
-        address: String,
-        /// What it did.
-        problem: String,
-    },
+    /// A server cannot be asked, or a tensor cannot be read.
+    #[error(transparent)]
+    Inference(#[from] InferenceError),
     /// The server refused a sample.
     #[error("the server refused `{sample}` with status {status}: {message}")]
     Refused {

@@ -1,10 +1,9 @@
 //! The promotion gate: does an image still answer as it should? [`verify`] sends a fixed test set through a running image and compares.
 //!
-//! [`data`] reads test sets, [`client`] asks the server by the protocol that production uses, [`metrics`] measures how far answers are off,
+//! [`data`] reads test sets, [`crate::inference`] asks the server by the protocol that production uses, [`metrics`] measures how far answers are off,
 //! [`policy`] decides, [`diagnosis`] says in words what kind of difference it is, [`report`] is what remains: the [`VerificationReport`].
 //! Samples stream through: memory does not grow with their number, and sums do not depend on which answer came first.
 
-pub mod client;
 pub mod data;
 mod diagnosis;
 mod error;
@@ -14,12 +13,10 @@ pub mod policy;
 mod render;
 pub mod report;
 mod stream;
-pub mod tensor;
 #[cfg(test)]
 mod tests;
 
-pub use client::Client;
-pub use data::{ModelSpec, Sample, TensorSpec, TestSet, read_npy, write_protos};
+pub use data::{Sample, TestSet, read_npy, write_protos};
 pub use error::VerifyError;
 pub use names::Names;
 pub use policy::Policy;
@@ -28,10 +25,10 @@ pub use report::{OutputReport, VerificationReport};
 
 use std::collections::BTreeMap;
 
+use crate::inference::{Client, Datatype, InferRequest, InferenceError, Tensor};
 use crate::progress::Progress;
 use metrics::Accumulator;
 use stream::{Answered, Stream};
-use tensor::{Datatype, Tensor};
 
 /// How a test set is sent.
 #[derive(Debug, Clone)]
@@ -93,9 +90,9 @@ pub fn verify(
     stream.run(
         progress,
         |sample| {
-            let actual = candidate.infer(&names.sample_for_candidate(sample))?;
+            let actual = infer(candidate, &names.sample_for_candidate(sample))?;
             let expected = match &reference {
-                Some((client, _)) => client.infer(sample)?,
+                Some((client, _)) => infer(client, sample)?,
                 None => sample.expected.clone(),
             };
             Ok((expected, actual))
@@ -113,6 +110,14 @@ pub fn verify(
         return Err(VerifyError::Empty { path: set.path().to_owned() });
     }
     Ok(Findings { samples, outputs: finish(outputs, policy) })
+}
+
+/// Sends a sample; a refusal names it.
+fn infer(server: &Client, sample: &Sample) -> Result<Vec<Tensor>, VerifyError> {
+    server.infer(&InferRequest::new(&sample.inputs)).map_err(|error| match error {
+        InferenceError::Refused { status, message, .. } => VerifyError::Refused { sample: sample.name.clone(), status, message },
+        other => other.into(),
+    })
 }
 
 fn add(outputs: &mut BTreeMap<String, Output>, policy: &Policy, names: &names::Resolved, answered: Answered) {
@@ -188,7 +193,7 @@ pub fn record(
     let mut count = 0;
     Stream { set, model: &model, options }.run(
         progress,
-        |sample| Ok((sample.inputs.clone(), server.infer(sample)?)),
+        |sample| Ok((sample.inputs.clone(), infer(server, sample)?)),
         |answered| {
             receive(count, Sample { name: answered.sample, inputs: answered.expected, expected: answered.actual })?;
             count += 1;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::data::{ModelSpec, Sample, TensorSpec};
+use super::data::Sample;
 use super::error::VerifyError;
+use crate::inference::{ModelSpec, TensorSpec};
 
 /// What the user said of names: what the test set or reference calls it, and what the image calls it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,7 +100,7 @@ fn unknown<'a>(name: &str, specs: impl Iterator<Item = &'a TensorSpec>) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::tensor::Datatype;
+    use crate::inference::Datatype;
 
     fn spec(name: &str, shape: &[i64]) -> TensorSpec {
         TensorSpec { name: name.to_owned(), datatype: Datatype::Fp32, shape: shape.to_vec() }

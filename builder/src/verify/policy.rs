@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::VerifyError;
 use super::metrics::{MetricOptions, Metrics};
-use super::tensor::Datatype;
 use crate::digest::Digest;
+use crate::inference::Datatype;
 use crate::template::strict::parse_versioned;
 
 /// The newest format of policies that is read.

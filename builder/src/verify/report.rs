@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::metrics::Metrics;
 use super::policy::{Check, Policy};
-use super::tensor::Datatype;
 use crate::digest::Digest;
+use crate::inference::Datatype;
 use crate::report::{ReportError, parse_versioned};
 
 /// The format's name, the first key of the file.

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::VerifyOptions;
-use super::data::{ModelSpec, Sample, TestSet};
+use super::data::{Sample, TestSet};
 use super::error::VerifyError;
-use super::tensor::Tensor;
+use crate::inference::{ModelSpec, Tensor};
 use crate::progress::Progress;
 
 /// A sample that was answered.

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::metrics::{Accumulator, MetricOptions};
 use super::report::{DataIdentity, MEDIA_TYPE, SCHEMA, VERSION};
 use super::stream::Answered;
-use super::tensor::{Datatype, Tensor};
 use super::*;
 use crate::digest::Digest;
+use crate::inference::{Datatype, Tensor};
 
 fn tensor(name: &str, values: &[f32]) -> Tensor {
     let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();

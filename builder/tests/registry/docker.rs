@@ -17,6 +17,8 @@ pub struct Options {
     pub password: bool,
     pub tls: bool,
     pub client_certificates: bool,
+    /// Further lines of its configuration.
+    pub more: String,
 }
 
 /// A running registry; it ends when dropped.
@@ -79,6 +81,7 @@ impl Registry {
                 fs::write(path("htpasswd"), line).expect("a file");
                 config += &format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", path("htpasswd"));
             }
+            config += &options.more;
             fs::write(path("config.yml"), config).expect("a file");
             let output = fs::File::create(path("log")).expect("a file");
             let mut child = Command::new("docker-registry")

@@ -5,9 +5,9 @@ use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use imgbuild::digest::Digest;
-use imgbuild::image::{Descriptor, Index, PlatformFields, media_type};
+use imgbuild::image::{Artifact, Descriptor, Index, PlatformFields, media_type};
 use imgbuild::platform::Platform;
-use imgbuild::registry::{Artifact, Chunking, Placed, PushOptions, RegistryError};
+use imgbuild::registry::{Chunking, Placed, PushOptions, RegistryError};
 use imgbuild::store::Store;
 use tempfile::TempDir;
 

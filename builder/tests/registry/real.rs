@@ -6,11 +6,9 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use imgbuild::image::media_type;
+use imgbuild::image::{Artifact, ArtifactPart, media_type};
 use imgbuild::platform::Platform;
-use imgbuild::registry::{
-    Artifact, ArtifactPart, Chunking, ClientCertificate, LoggedOut, Placed, Proxies, PushOptions, RegistryError, Secret, Settings,
-};
+use imgbuild::registry::{Chunking, ClientCertificate, LoggedOut, Placed, Proxies, PushOptions, RegistryError, Secret, Settings};
 use imgbuild::store::Store;
 use tempfile::TempDir;
 

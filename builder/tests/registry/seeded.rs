@@ -1,8 +1,9 @@
-//! Many pushes and pulls with faults drawn from a seed. Each ends with the right bytes in the registry, or with an error;
+//! Hundreds of pushes and pulls with faults drawn from a seed. Each ends with the right bytes in the registry, or with an error;
 //! `IMGBUILD_FAULT_RUNS` says how many, `IMGBUILD_FAULT_SEED` runs one alone.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use imgbuild::platform::Platform;
@@ -56,64 +57,94 @@ fn settings(host: &str) -> Settings {
     with_password(Settings { timeouts, ..hasty() }, host, USER, PASSWORD)
 }
 
+/// What the runs came to.
+#[derive(Default)]
+struct Sum {
+    pushed: u64,
+    pulled: u64,
+    faults: u64,
+    errors: BTreeMap<String, usize>,
+}
+
+/// Runs at the same time: most of a run is waiting for the registry.
+const AT_ONCE: usize = 4;
+
 #[test]
 fn every_run_ends_right_or_with_an_error() {
     let Some(registry) = Registry::start(&docker::Options { password: true, ..docker::Options::default() }) else { return };
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("IMGBUILD_FAULT_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("IMGBUILD_FAULT_RUNS").unwrap_or(60),
+        None => 0..number("IMGBUILD_FAULT_RUNS").unwrap_or(500),
     };
     let runs = seeds.end - seeds.start;
-    let (mut pushed, mut pulled, mut faults) = (0, 0, 0);
-    let mut errors: BTreeMap<String, usize> = BTreeMap::new();
-    for seed in seeds {
-        let mut random = Random(seed ^ 0x5eed);
-        let sizes: Vec<usize> =
-            (0..1 + random.below(3)).map(|_| usize::try_from(random.below(900_000)).expect("small")).collect();
-        let made = image(1000 + seed, &sizes);
-        let options = PushOptions {
-            chunking: if random.below(5) == 0 { Chunking::Whole } else { Chunking::Of(40_000 + random.below(300_000)) },
-            parallel: 1 + usize::try_from(random.below(3)).expect("small"),
-            ..PushOptions::default()
-        };
-        let proxy = Proxy::start(
-            &registry.host,
-            Options { buffering: random.below(2) == 0, relative_locations: random.below(2) == 0, ..Options::default() },
-            plan(seed, 5 + random.below(40), usize::try_from(random.below(14)).expect("small")),
-        );
-        let repository = format!("seeded/run{seed}");
-        let target = reference(format!("{}/{repository}:1", proxy.host()));
-        let result = client(settings(&proxy.host())).push(&made.image, &target, &options);
-        let happened = proxy.seen.faults.lock().expect("no panic").join("\n");
-        let told = |what: &str| format!("seed {seed}: {what}; faults:\n{happened}");
-        let there = registry.tagged(&repository, "1");
-        faults += happened.lines().count();
-        match result {
-            Ok(done) => {
-                pushed += 1;
-                assert_eq!(done.digest, made.digest, "{}", told("another digest"));
-                assert_eq!(there, Some(made.digest.to_string()), "{}", told("the tag is not there"));
-                for blob in made.image.parsed.layers.iter().chain([&made.image.parsed.config]) {
-                    assert!(registry.linked(&repository, &blob.digest), "{}", told("a blob is not in the repository"));
-                    let path = registry.stored(&blob.digest).unwrap_or_else(|| panic!("{}", told("a blob is not there")));
-                    assert_eq!(digest_of(&path), blob.digest, "{}", told("a blob has other bytes"));
+    let (next, sum) = (AtomicU64::new(seeds.start), Mutex::new(Sum::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    run(&registry, seed, &sum);
                 }
-            }
-            Err(error) => {
-                assert!(!happened.is_empty(), "{}", told(&chain(&error)));
-                is_clear(&error, &told(&chain(&error)));
-                // A tag that is there is right even where its answer was lost.
-                assert!(there.is_none_or(|digest| digest == made.digest.to_string()), "{}", told("a wrong tag"));
-                *errors.entry(kind(&error)).or_default() += 1;
+            });
+        }
+    });
+    let Sum { pushed, pulled, faults, errors } = sum.into_inner().expect("no panic");
+    eprintln!("{runs} runs, {faults} faults: {pushed} pushed, {pulled} pulled; errors: {errors:?}");
+    assert!(runs < 20 || (pushed > runs / 2 && pulled > runs / 4 && faults > runs), "the runs show nothing");
+}
+
+/// One push through faults, and one pull where the image arrived.
+fn run(registry: &Registry, seed: u64, sum: &Mutex<Sum>) {
+    let mut random = Random(seed ^ 0x5eed);
+    let sizes: Vec<usize> = (0..1 + random.below(3)).map(|_| usize::try_from(random.below(150_000)).expect("small")).collect();
+    let made = image(1000 + seed, &sizes);
+    let options = PushOptions {
+        chunking: if random.below(5) == 0 { Chunking::Whole } else { Chunking::Of(8_000 + random.below(50_000)) },
+        parallel: 1 + usize::try_from(random.below(3)).expect("small"),
+        ..PushOptions::default()
+    };
+    let proxy = Proxy::start(
+        &registry.host,
+        Options { buffering: random.below(2) == 0, relative_locations: random.below(2) == 0, ..Options::default() },
+        plan(seed, 5 + random.below(40), usize::try_from(random.below(14)).expect("small")),
+    );
+    let repository = format!("seeded/run{seed}");
+    let target = reference(format!("{}/{repository}:1", proxy.host()));
+    let result = client(settings(&proxy.host())).push(&made.image, &target, &options);
+    let happened = proxy.seen.faults.lock().expect("no panic").join("\n");
+    let told = |what: &str| format!("seed {seed}: {what}; faults:\n{happened}");
+    let there = registry.tagged(&repository, "1");
+    let mut error_kind = None;
+    match result {
+        Ok(done) => {
+            assert_eq!(done.digest, made.digest, "{}", told("another digest"));
+            assert_eq!(there, Some(made.digest.to_string()), "{}", told("the tag is not there"));
+            for blob in made.image.parsed.layers.iter().chain([&made.image.parsed.config]) {
+                assert!(registry.linked(&repository, &blob.digest), "{}", told("a blob is not in the repository"));
+                let path = registry.stored(&blob.digest).unwrap_or_else(|| panic!("{}", told("a blob is not there")));
+                assert_eq!(digest_of(&path), blob.digest, "{}", told("a blob has other bytes"));
             }
         }
-        if registry.tagged(&repository, "1").is_some() {
-            pulled += pull(&registry, &repository, &made, seed);
+        Err(error) => {
+            assert!(!happened.is_empty(), "{}", told(&chain(&error)));
+            is_clear(&error, &told(&chain(&error)));
+            // A tag that is there is right even where its answer was lost.
+            assert!(there.is_none_or(|digest| digest == made.digest.to_string()), "{}", told("a wrong tag"));
+            error_kind = Some(kind(&error));
         }
     }
-    eprintln!("{runs} runs, {faults} faults: {pushed} pushed, {pulled} pulled; errors: {errors:?}");
-    assert!(runs < 20 || (pushed > runs / 2 && pulled > runs / 4 && faults > runs as usize), "the runs show nothing");
+    let pulled = if registry.tagged(&repository, "1").is_some() { pull(registry, &repository, &made, seed) } else { 0 };
+    let mut sum = sum.lock().expect("no panic");
+    sum.faults += happened.lines().count() as u64;
+    sum.pulled += pulled;
+    match error_kind {
+        Some(kind) => *sum.errors.entry(kind).or_default() += 1,
+        None => sum.pushed += 1,
+    }
 }
 
 /// Reads an image back through faults: 1 where it succeeded, and then with the right bytes.

@@ -27,7 +27,7 @@ const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
 
 /// The library, opened and initialised.
 pub struct Runtime {
-    environment: Environment,
+    environment: Arc<Environment>,
     version: String,
     path: PathBuf,
 }
@@ -45,7 +45,7 @@ impl Runtime {
         let environment = Environment::create()
             .map_err(|status| LoadError::Option { what: "to initialise".into(), message: status.message })?;
         let version = format!("onnxruntime {}", opened.version.unwrap_or_default());
-        Ok(Self { environment, version, path })
+        Ok(Self { environment: Arc::new(environment), version, path })
     }
 
     /// The name and version of the runtime.
@@ -73,7 +73,19 @@ impl OnnxBackend {
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub fn open(runtime: Runtime, config: &Config) -> Result<Self, LoadError> {
+    pub fn open(runtime: &Runtime, config: &Config) -> Result<Self, LoadError> {
+        Self::create(runtime, config, None)
+    }
+
+    /// Reads the model and writes it, weights inside, as the runtime optimises it for the configuration.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn optimize(runtime: &Runtime, config: &Config, output: &Path) -> Result<(), LoadError> {
+        Self::create(runtime, config, Some(output)).map(|_| ())
+    }
+
+    fn create(runtime: &Runtime, config: &Config, optimized: Option<&Path>) -> Result<Self, LoadError> {
         let path = &config.model_path;
         // The runtime's own words for these say less.
         let unreadable = |source| LoadError::ModelUnreadable { path: path.clone(), source };
@@ -81,8 +93,8 @@ impl OnnxBackend {
         if metadata.is_dir() {
             return Err(unreadable(std::io::ErrorKind::IsADirectory.into()));
         }
-        let options = options(config)?;
-        let session = Session::create(runtime.environment, path, &options)
+        let options = options(config, optimized)?;
+        let session = Session::create(Arc::clone(&runtime.environment), path, &options)
             .map_err(|status| diagnose::model(path.clone(), status.message))?;
         let describe = |status: Status| diagnose::model(path.clone(), status.message);
 
@@ -110,7 +122,7 @@ impl OnnxBackend {
         Ok(Self {
             input_names: names(&inputs),
             output_names: names(&outputs),
-            interface: ModelInterface { platform: "onnx_onnxv1", runtime: runtime.version, inputs, outputs, unserved },
+            interface: ModelInterface { platform: "onnx_onnxv1", runtime: runtime.version.clone(), inputs, outputs, unserved },
             session: Arc::new(session),
         })
     }
@@ -124,7 +136,7 @@ fn served(outlet: Outlet) -> Result<TensorSpec, (String, String)> {
     }
 }
 
-fn options(config: &Config) -> Result<SessionOptions, LoadError> {
+fn options(config: &Config, optimized: Option<&Path>) -> Result<SessionOptions, LoadError> {
     let refused = |what: String| move |status: Status| LoadError::Option { what, message: status.message };
     let c_string = |what: &str, text: &[u8]| {
         CString::new(text).map_err(|_| LoadError::Option { what: what.to_owned(), message: "it holds a zero byte".into() })
@@ -147,6 +159,12 @@ fn options(config: &Config) -> Result<SessionOptions, LoadError> {
             let (key, value) = (c_string(&what, key.as_bytes())?, c_string(&what, value.as_bytes())?);
             check((call::api().AddSessionConfigEntry)(options.as_ptr(), key.as_ptr(), value.as_ptr())).map_err(refused(what))?;
         }
+    }
+    if let Some(optimized) = optimized {
+        let path = c_string("the path of the optimised model", optimized.as_os_str().as_bytes())?;
+        // SAFETY: the options are valid, and the path lives through the call.
+        unsafe { check((call::api().SetOptimizedModelFilePath)(options.as_ptr(), path.as_ptr())) }
+            .map_err(refused("the path of the optimised model".into()))?;
     }
     for library in &config.custom_op_libraries {
         let path = c_string("`custom_op_libraries`", library.as_os_str().as_bytes())?;

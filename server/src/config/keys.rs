@@ -52,6 +52,7 @@ pub const KEYS: &[Key] = &[
     key("port", Kind::Integer, "port to listen on, 0 for any [8080]"),
     key("threads", Kind::Integer, "threads of one run, 0 for as many as the cgroup and the affinity allow [0]"),
     key("graph_optimization_level", Kind::Text, "all, extended, basic or disable [all]"),
+    key("cpu", Kind::Text, "instruction sets that the model was optimised for, as --optimize prints them [any]"),
     key("session_config", Kind::Map, "session configuration entries of the runtime [none]"),
     key("max_body_bytes", Kind::Integer, "largest request body, before and after decompression [104857600]"),
     key("max_buffered_bytes", Kind::Integer, "request bodies held at a time, all together [4 x max_body_bytes]"),

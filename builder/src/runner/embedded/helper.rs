@@ -12,7 +12,7 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use super::cgroup::Group;
 use super::init;
-use super::protocol::{self, Ended, Event, Failure, Incoming, Job, Order};
+use super::protocol::{self, Ended, Event, Failure, Incoming, Job, Moment, Order};
 use crate::runner::user::Identity;
 use crate::runner::{ExitStatus, MemoryMeasure, PeakMemory, RunnerError};
 
@@ -101,14 +101,14 @@ fn supervise(first: First, control: &UnixStream, mut orders: Incoming, mut group
         if let Some(incoming) = reports.as_mut().filter(|_| ready[1]) {
             let more = incoming.fill().unwrap_or(false);
             while let Ok(Some(event)) = incoming.take() {
-                created = matches!(event, Event::Created);
+                created = matches!(event, Event::Created(_));
                 tell(control, &event);
             }
             if !more {
                 // The program is being executed; without `Created` just before, the process failed or was killed.
                 reports = None;
                 if created {
-                    tell(control, &Event::Started);
+                    tell(control, &Event::Started(Moment::now()));
                 }
             }
         }
@@ -118,11 +118,11 @@ fn supervise(first: First, control: &UnixStream, mut orders: Incoming, mut group
     }
     if let Some(mut reports) = reports {
         while let Ok(Some(event)) = reports.receive::<Event>() {
-            created = matches!(event, Event::Created);
+            created = matches!(event, Event::Created(_));
             tell(control, &event);
         }
         if created {
-            tell(control, &Event::Started);
+            tell(control, &Event::Started(Moment::now()));
         }
     }
     let end = gather(pid, &group);

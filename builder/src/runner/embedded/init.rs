@@ -12,7 +12,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use super::filesystem;
 use super::helper::Privilege;
-use super::protocol::{self, Event, Failure, Incoming, Job};
+use super::protocol::{self, Event, Failure, Incoming, Job, Moment};
 use crate::runner::command::Command;
 
 /// Becomes the program. Reports to the helper; the report's end without a failure means that the program runs.
@@ -61,7 +61,7 @@ fn become_program(
         .map_err(|error| Failure::refused("tie the container to its helper", error))?;
     let program = find_program(&job.command)?;
     // If the helper ended before the kernel knew that this process depends on it, this fails.
-    protocol::send(report, &Event::Created).map_err(|error| Failure::refused("reach the helper", error))?;
+    protocol::send(report, &Event::Created(Moment::now())).map_err(|error| Failure::refused("reach the helper", error))?;
     let error = execute(&program, &job.command);
     Err(Failure::Program { program: program.display().to_string(), errno: error.raw_os_error().unwrap_or(libc::EINVAL) })
 }

@@ -169,7 +169,7 @@ fn keep(
     mut child: Child,
     from_helper: UnixStream,
     readers: [Option<JoinHandle<()>>; 2],
-    events: &Sender<(Instant, Event)>,
+    events: &Sender<Event>,
     log: &Log,
     ended: &State<Result<Ended, String>>,
 ) {
@@ -179,7 +179,7 @@ fn keep(
         match reader.receive() {
             Ok(Some(Event::Ended(end))) => last = Some(end),
             // Nobody listens any more once the container has started.
-            Ok(Some(event)) => drop(events.send((Instant::now(), event))),
+            Ok(Some(event)) => drop(events.send(event)),
             Ok(None) => break None,
             Err(error) => break Some(error),
         }
@@ -214,20 +214,20 @@ struct EmbeddedContainer {
 
 impl EmbeddedContainer {
     /// Takes in the events up to the start of the program.
-    fn follow_start(&mut self, incoming: &Receiver<(Instant, Event)>) -> Result<(), RunnerError> {
+    fn follow_start(&mut self, incoming: &Receiver<Event>) -> Result<(), RunnerError> {
         let deadline = Instant::now() + START_PATIENCE;
         loop {
             match incoming.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok((_, Event::Warning(text))) => self.warnings.push(text),
-                Ok((_, Event::Process(pid))) => self.pid = Some(pid),
-                Ok((_, Event::PeakFile(path))) => self.peak_file = Some(path),
-                Ok((at, Event::Created)) => self.timings.created = at,
-                Ok((at, Event::Started)) => {
-                    self.timings.started = at;
+                Ok(Event::Warning(text)) => self.warnings.push(text),
+                Ok(Event::Process(pid)) => self.pid = Some(pid),
+                Ok(Event::PeakFile(path)) => self.peak_file = Some(path),
+                Ok(Event::Created(at)) => self.timings.created = at.instant(),
+                Ok(Event::Started(at)) => {
+                    self.timings.started = at.instant();
                     return Ok(());
                 }
-                Ok((_, Event::Failed(failure))) => return Err(failure.into()),
-                Ok((_, Event::Ended(_))) | Err(_) => break,
+                Ok(Event::Failed(failure)) => return Err(failure.into()),
+                Ok(Event::Ended(_)) | Err(_) => break,
             }
         }
         Err(match self.ended.get() {

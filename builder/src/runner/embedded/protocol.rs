@@ -4,6 +4,7 @@ use std::io::{self, Read as _, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -49,13 +50,33 @@ pub(super) enum Event {
     /// The file that tells the peak memory, where there is one.
     PeakFile(PathBuf),
     /// Everything is in place, the program comes next.
-    Created,
+    Created(Moment),
     /// The program is being executed.
-    Started,
+    Started(Moment),
     /// It could not be.
     Failed(Failure),
     /// It ended.
     Ended(Ended),
+}
+
+/// A moment on the clock that all processes of this machine share: on a busy machine an event is read long after it happened.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Moment(Duration);
+
+impl Moment {
+    /// This moment.
+    pub fn now() -> Self {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `now` is valid for writing, and this clock always exists.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+        Self(Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs().try_into().unwrap_or(0)))
+    }
+
+    /// The same moment as this process writes it.
+    pub fn instant(self) -> Instant {
+        let now = Instant::now();
+        now.checked_sub(Self::now().0.saturating_sub(self.0)).unwrap_or(now)
+    }
 }
 
 /// How it ended, and what it had used.

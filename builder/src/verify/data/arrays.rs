@@ -20,7 +20,8 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::super::error::VerifyError;
 use super::npy::Header;
-use super::{ModelSpec, Sample, TensorSpec, data, extension, place};
+use super::{Sample, data, extension, place};
+use crate::inference::{ModelSpec, Tensor, TensorSpec};
 
 /// An array that is read from its beginning to its end.
 struct Array<'a> {
@@ -34,7 +35,7 @@ struct Array<'a> {
 
 impl Array<'_> {
     /// The next tensor of a shape.
-    fn next(&mut self, shape: Vec<u64>) -> Result<super::Tensor, String> {
+    fn next(&mut self, shape: Vec<u64>) -> Result<Tensor, String> {
         let name = &self.spec.name;
         self.header.read_tensor(&mut self.reader, name, shape).map_err(|problem| format!("`{name}` {problem}"))
     }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::super::tensor::{Datatype, Tensor};
-use super::{ModelSpec, Sample, TensorSpec};
+use super::Sample;
+use crate::inference::{Datatype, ModelSpec, Tensor, TensorSpec};
 use half::{bf16, f16};
 
 /// Reads one request.

@@ -12,15 +12,14 @@
 mod arrays;
 mod json;
 mod npy;
-mod proto;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::error::VerifyError;
-use super::tensor::{Datatype, Tensor};
 use crate::digest::{Digest, HashingReader};
+use crate::inference::{ModelSpec, Tensor, TensorSpec, read_folder, tensor_files, write_tensor};
 
 /// One request and what is expected of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,28 +30,6 @@ pub struct Sample {
     pub inputs: Vec<Tensor>,
     /// The expected outputs, named as the model names them; empty where the set holds none.
     pub expected: Vec<Tensor>,
-}
-
-/// What the server says of one input or output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// Its name.
-    pub name: String,
-    /// What its elements are.
-    pub datatype: Datatype,
-    /// Its dimensions, −1 where dynamic.
-    pub shape: Vec<i64>,
-}
-
-/// What the server says of the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelSpec {
-    /// The name it is served under.
-    pub name: String,
-    /// Its inputs.
-    pub inputs: Vec<TensorSpec>,
-    /// Its outputs.
-    pub outputs: Vec<TensorSpec>,
 }
 
 /// A fixed test set.
@@ -151,7 +128,7 @@ impl Form {
         for entry in std::fs::read_dir(path).map_err(read)? {
             entries.push(entry.map_err(read)?.path());
         }
-        entries.sort_by(|a, b| natural(&file_name(a)).cmp(&natural(&file_name(b))));
+        entries.sort_by_key(|entry| natural(&file_name(entry)));
         let of = |extension: &str| -> Vec<PathBuf> {
             entries.iter().filter(|entry| has_extension(entry, extension) && entry.is_file()).cloned().collect()
         };
@@ -182,8 +159,8 @@ impl Form {
             Self::Lines(file) => files.push(file.clone()),
             Self::Protos(folders) => {
                 for folder in folders {
-                    files.extend(protos_of(folder, "input_")?);
-                    files.extend(protos_of(folder, "output_")?);
+                    files.extend(tensor_files(folder, "input_")?);
+                    files.extend(tensor_files(folder, "output_")?);
                 }
             }
         }
@@ -200,39 +177,9 @@ impl Form {
     }
 }
 
-/// The files `PREFIX0.pb`, `PREFIX1.pb`, … of a folder, in the order of their numbers.
-fn protos_of(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>, VerifyError> {
-    let read = |source| VerifyError::Read { path: folder.to_owned(), source };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(read)? {
-        let path = entry.map_err(read)?.path();
-        if file_name(&path).starts_with(prefix) && has_extension(&path, "pb") {
-            found.push(path);
-        }
-    }
-    found.sort_by(|a, b| natural(&file_name(a)).cmp(&natural(&file_name(b))));
-    Ok(found)
-}
-
 fn read_protos(folder: &Path, model: &ModelSpec) -> Result<Sample, VerifyError> {
-    let read = |prefix: &str, specs: &[TensorSpec], what: &str| -> Result<Vec<Tensor>, VerifyError> {
-        let mut tensors = Vec::new();
-        for (index, path) in protos_of(folder, prefix)?.into_iter().enumerate() {
-            let bytes = std::fs::read(&path).map_err(|source| VerifyError::Read { path: path.clone(), source })?;
-            let mut tensor = proto::parse(&bytes).map_err(|problem| data(&path, problem))?;
-            if !specs.iter().any(|spec| spec.name == tensor.name) {
-                // Files whose tensor has no name, or another one, are in the order of the model's.
-                let spec = specs
-                    .get(index)
-                    .ok_or_else(|| data(&path, format!("is {what} number {index}, and the model has {}", specs.len())))?;
-                tensor.name.clone_from(&spec.name);
-            }
-            tensors.push(tensor);
-        }
-        Ok(tensors)
-    };
-    let inputs = read("input_", &model.inputs, "input")?;
-    let expected = read("output_", &model.outputs, "output")?;
+    let inputs = read_folder(folder, "input_", &model.inputs)?;
+    let expected = read_folder(folder, "output_", &model.outputs)?;
     Ok(Sample { name: file_name(folder), inputs, expected })
 }
 
@@ -244,9 +191,7 @@ pub fn write_protos(folder: &Path, sample: &Sample) -> Result<(), VerifyError> {
     std::fs::create_dir_all(folder).map_err(|source| VerifyError::Write { path: folder.to_owned(), source })?;
     for (prefix, tensors) in [("input", &sample.inputs), ("output", &sample.expected)] {
         for (index, tensor) in tensors.iter().enumerate() {
-            let path = folder.join(format!("{prefix}_{index}.pb"));
-            crate::files::write_atomically(&path, &proto::encode(tensor))
-                .map_err(|source| VerifyError::Write { path, source })?;
+            write_tensor(&folder.join(format!("{prefix}_{index}.pb")), tensor)?;
         }
     }
     Ok(())

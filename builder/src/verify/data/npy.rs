@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use super::super::tensor::{Datatype, Tensor};
+use crate::inference::{Datatype, Tensor};
 
 /// The largest header that is read.
 const LARGEST_HEADER: usize = 1 << 20;

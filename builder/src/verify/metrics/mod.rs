@@ -11,7 +11,7 @@ pub use sketch::{QuantileSketch, RELATIVE_ERROR};
 
 use serde::{Deserialize, Serialize};
 
-use super::tensor::{Datatype, Tensor};
+use crate::inference::{Datatype, Tensor};
 
 /// How many of the worst samples are kept.
 pub const WORST: usize = 5;

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::Arc;
 
 use ort::sys;
 
@@ -214,7 +215,7 @@ impl MemoryInfo {
 pub(super) struct Session {
     // Fields are dropped in this order.
     session: RawSession,
-    _environment: Environment,
+    _environment: Arc<Environment>,
 }
 
 type NameOf =
@@ -222,7 +223,7 @@ type NameOf =
 type TypeOf = unsafe extern "system" fn(*const sys::OrtSession, usize, *mut *mut sys::OrtTypeInfo) -> sys::OrtStatusPtr;
 
 impl Session {
-    pub(super) fn create(environment: Environment, model: &Path, options: &SessionOptions) -> Result<Self, Status> {
+    pub(super) fn create(environment: Arc<Environment>, model: &Path, options: &SessionOptions) -> Result<Self, Status> {
         let path = CString::new(model.as_os_str().as_bytes())
             .map_err(|_| Status { code: Code::InvalidArgument, message: "the path holds a zero byte".into() })?;
         let mut session = RawSession(ptr::null_mut());

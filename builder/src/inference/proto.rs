@@ -1,8 +1,12 @@
 //! ONNX's `TensorProto` with its elements, as test data holds it: `input_0.pb`, `output_0.pb`.
 
+use std::path::{Path, PathBuf};
+
 use prost::Message;
 
-use super::super::tensor::{Datatype, Tensor};
+use super::client::TensorSpec;
+use super::error::InferenceError;
+use super::tensor::{Datatype, Tensor};
 
 /// The message, whole. Numbers below 32 bits, and the bits of 16-bit floats, lie in `int32_data`.
 #[derive(Clone, PartialEq, Message)]
@@ -50,7 +54,7 @@ const NUMBERS: [(i32, Datatype); 14] = [
 ];
 
 /// Reads a tensor.
-pub(super) fn parse(bytes: &[u8]) -> Result<Tensor, String> {
+fn parse(bytes: &[u8]) -> Result<Tensor, String> {
     let proto = TensorProto::decode(bytes).map_err(|error| format!("is no ONNX tensor: {error}"))?;
     let datatype = NUMBERS.iter().find(|(number, _)| *number == proto.data_type).map(|(_, datatype)| *datatype);
     let datatype = datatype.ok_or_else(|| format!("has ONNX's element type {}, which is not served", proto.data_type))?;
@@ -89,7 +93,7 @@ fn typed_data(proto: &TensorProto, datatype: Datatype) -> Vec<u8> {
 }
 
 /// Writes a tensor, so that ONNX's own tools read it.
-pub(super) fn encode(tensor: &Tensor) -> Vec<u8> {
+fn encode(tensor: &Tensor) -> Vec<u8> {
     let number = NUMBERS.iter().find(|(_, datatype)| *datatype == tensor.datatype).map_or(0, |(number, _)| *number);
     let mut proto = TensorProto {
         dims: tensor.shape.iter().map(|dimension| i64::try_from(*dimension).unwrap_or(i64::MAX)).collect(),
@@ -102,6 +106,55 @@ pub(super) fn encode(tensor: &Tensor) -> Vec<u8> {
         _ => proto.raw_data.clone_from(&tensor.data),
     }
     proto.encode_to_vec()
+}
+
+/// Writes a tensor to a file: whole, or not at all.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), InferenceError> {
+    crate::files::write_atomically(path, &encode(tensor))
+        .map_err(|source| InferenceError::Write { path: path.to_owned(), source })
+}
+
+/// The files `PREFIX0.pb`, `PREFIX1.pb`, … of a folder, in the order of their numbers.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn tensor_files(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>, InferenceError> {
+    let read = |source| InferenceError::Read { path: folder.to_owned(), source };
+    let mut found: Vec<(u64, PathBuf)> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".pb")).and_then(|number| number.parse().ok());
+        found.extend(number.map(|number| (number, path)));
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Reads the tensors `PREFIX0.pb`, `PREFIX1.pb`, … of a folder: one that bears the name of a spec is for that one, any other for the one of its
+/// place. They come named as the specs.
+///
+/// # Errors
+/// Where a file cannot be read, holds no tensor, or two are for the same spec.
+pub fn read_folder(folder: &Path, prefix: &str, specs: &[TensorSpec]) -> Result<Vec<Tensor>, InferenceError> {
+    let mut tensors: Vec<Tensor> = Vec::new();
+    for (index, path) in tensor_files(folder, prefix)?.into_iter().enumerate() {
+        let wrong = |problem: String| InferenceError::Data { path: path.clone(), problem };
+        let bytes = std::fs::read(&path).map_err(|source| InferenceError::Read { path: path.clone(), source })?;
+        let mut tensor = parse(&bytes).map_err(wrong)?;
+        if !specs.iter().any(|spec| spec.name == tensor.name) {
+            let spec = specs.get(index).ok_or_else(|| wrong(format!("is number {index}, and the model has {}", specs.len())))?;
+            tensor.name.clone_from(&spec.name);
+        }
+        if tensors.iter().any(|other| other.name == tensor.name) {
+            return Err(wrong(format!("is for `{}`, as another file is", tensor.name)));
+        }
+        tensors.push(tensor);
+    }
+    Ok(tensors)
 }
 
 #[cfg(test)]
@@ -125,5 +178,39 @@ mod tests {
         let whole = encode(&Tensor::new("x", Datatype::Fp32, vec![2], vec![0; 8]).expect("a tensor"));
         assert!(parse(&whole[..whole.len() - 3]).expect_err("it is cut").contains("no ONNX tensor"));
         assert!(parse(b"").expect_err("it is empty").contains("element type 0"));
+    }
+
+    #[test]
+    fn typed_fields_and_raw_bytes_are_the_same() {
+        let proto = |data_type| TensorProto { dims: vec![2], data_type, name: "a".to_owned(), ..TensorProto::default() };
+        let typed = [
+            (TensorProto { float_data: vec![1.0, -2.0], ..proto(1) }, [1.0_f32, -2.0].map(f32::to_le_bytes).concat()),
+            (TensorProto { int32_data: vec![-1, 7], ..proto(3) }, vec![255, 7]),
+            (TensorProto { int32_data: vec![-1, 7], ..proto(6) }, [-1_i32, 7].map(i32::to_le_bytes).concat()),
+            (TensorProto { int32_data: vec![0x3c00, 0], ..proto(10) }, vec![0, 0x3c, 0, 0]),
+            (TensorProto { int64_data: vec![-1, 7], ..proto(7) }, [-1_i64, 7].map(i64::to_le_bytes).concat()),
+            (TensorProto { double_data: vec![0.5, 1.0], ..proto(11) }, [0.5_f64, 1.0].map(f64::to_le_bytes).concat()),
+            (TensorProto { uint64_data: vec![1, 2], ..proto(12) }, [1_u32, 2].map(u32::to_le_bytes).concat()),
+        ];
+        for (typed, bytes) in typed {
+            let tensor = parse(&typed.encode_to_vec()).expect("a tensor");
+            assert_eq!((tensor.name.as_str(), &tensor.data), ("a", &bytes));
+            let raw = TensorProto { raw_data: bytes, ..proto(typed.data_type) };
+            assert_eq!(parse(&raw.encode_to_vec()).expect("a tensor"), tensor);
+        }
+    }
+
+    #[test]
+    fn damaged_tensors_are_refused() {
+        let proto = TensorProto { dims: vec![2], data_type: 1, float_data: vec![1.0, 2.0], ..TensorProto::default() };
+        for bad in [
+            TensorProto { dims: vec![3], ..proto.clone() },
+            TensorProto { dims: vec![-2], ..proto.clone() },
+            TensorProto { data_type: 14, ..proto.clone() },
+            TensorProto { data_location: 1, ..proto.clone() },
+            TensorProto { raw_data: vec![0; 9], ..proto.clone() },
+        ] {
+            parse(&bad.encode_to_vec()).expect_err("it is refused");
+        }
     }
 }
