@@ -16,3 +16,4 @@ mod registry;
 mod supply_chain;
 mod template;
 mod vendor;
+mod verify;
