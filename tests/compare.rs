@@ -273,9 +273,13 @@ fn a_history_is_ordered_by_name_and_read_from_a_registry() {
 /// What a browser says of a page: its DOM, after a script that measures it at phone width, and what went wrong.
 fn browse(folder: &Path, page: &str) -> (String, String) {
     let probe = r#"<script>addEventListener("load", () => {
-        const svg = document.querySelector(".plot.narrow svg");
+        const plot = document.querySelector(".plot.narrow");
+        const svg = plot.querySelector("svg");
         const box = svg.getBoundingClientRect();
-        svg.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: box.x + 14, clientY: box.y + 30 }));
+        const scale = box.width / svg.viewBox.baseVal.width;
+        const [left, top, width, height] = JSON.parse(plot.dataset.areas)[0];
+        const middle = { clientX: box.x + (left + width / 2) * scale, clientY: box.y + (top + height / 2) * scale };
+        svg.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, ...middle }));
         const { scrollWidth, clientWidth } = document.documentElement;
         parent.document.body.dataset.overflow = scrollWidth - clientWidth;
         parent.document.body.dataset.tip = document.getElementById("tip").textContent;
