@@ -9,10 +9,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::backend::onnx::{OnnxBackend, Runtime};
+use crate::backend::onnx::{self, OnnxBackend};
+use crate::backend::tensorflow::{self, TensorFlowBackend};
 use crate::backend::{Backend, LoadError};
 use crate::cli::{Action, Arguments, UsageError, help};
-use crate::config::{Config, ConfigError, Resolved};
+use crate::config::{Config, ConfigError, Resolved, RuntimeKind};
 use crate::http::{self, App, Drained};
 use crate::log::{self, Level, Line, marked};
 use crate::phases::{Phase, Phases};
@@ -111,7 +112,9 @@ fn load_fields(line: Line, error: &LoadError) -> Line {
             .optional("missing_file", file.as_ref())
             .optional("missing_locale", locale.as_ref()),
         LoadError::InputUnserved { path: model, input, .. } => line.field("model", &path(model)).field("input", input),
-        LoadError::OutputsUnserved { path: model, .. } => line.field("model", &path(model)),
+        LoadError::OutputsUnserved { path: model, .. } | LoadError::Signature { path: model, .. } => {
+            line.field("model", &path(model))
+        }
     }
 }
 
@@ -162,6 +165,10 @@ fn act(arguments: impl IntoIterator<Item = std::ffi::OsString>, phases: Phases) 
 fn configure(path: Option<&Path>) -> Result<Config, StartError> {
     let Resolved { config, warnings } = Config::load(path)?;
     log::configure(config.log_level, config.log_format);
+    for (name, value) in config.runtime_variables(|name| std::env::var(name).ok()) {
+        // SAFETY: the process has one thread yet, by the contract of `run`.
+        unsafe { std::env::set_var(name, value) };
+    }
     for warning in warnings {
         log::line(Level::Warn, warning).emit();
     }
@@ -170,10 +177,21 @@ fn configure(path: Option<&Path>) -> Result<Config, StartError> {
 
 /// Opens the runtime and the model, and runs it once.
 fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError> {
-    let runtime = Runtime::open(&config.library)?;
-    let (version, path) = (runtime.version().to_owned(), runtime.path().display().to_string());
-    phases.end_with(Phase::Dlopen, |line| line.field("runtime", &version).field("library", &path));
-    let backend: Arc<dyn Backend> = Arc::new(OnnxBackend::open(runtime, config)?);
+    let opened = |version: &str, path: &Path| {
+        phases.end_with(Phase::Dlopen, |line| line.field("runtime", version).field("library", &path.display().to_string()));
+    };
+    let backend: Arc<dyn Backend> = match config.runtime {
+        RuntimeKind::OnnxRuntime => {
+            let runtime = onnx::Runtime::open(&config.library)?;
+            opened(runtime.version(), runtime.path());
+            Arc::new(OnnxBackend::open(runtime, config)?)
+        }
+        RuntimeKind::TensorFlow => {
+            let runtime = tensorflow::Runtime::open(&config.library)?;
+            opened(runtime.version(), runtime.path());
+            Arc::new(TensorFlowBackend::open(&runtime, config)?)
+        }
+    };
     phases.end_with(Phase::Session, |line| line.field("threads", &config.threads));
     let outcome = warm_up(&*backend, &config.warm_up, config.limits.body_bytes)?;
     let (word, reason) = match &outcome {

@@ -7,7 +7,7 @@ use crate::digest::Digest;
 use crate::elf::{ElfObject, Machine};
 use crate::layer;
 use crate::lock::{Chooser, Lock, LockRequest, ServerPin};
-use crate::model::{Format, Model, OperatorTable, check_operators};
+use crate::model::{Content, Format, Model, OperatorTable, TensorFlowOperators, check_operators};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::recipe::{BaseChoice, Recipe};
@@ -18,8 +18,13 @@ use crate::source::{Environment, Pin, Request, Sources};
 use crate::store::Store;
 use crate::template::{BaseImage, Contents, Data, ModelFormat, StackTemplate};
 
-/// The stack that serves ONNX models unless the user says otherwise.
-const DEFAULT_ONNX_STACK: &str = "onnx-cpu";
+/// The stack that serves models of a format unless the user says otherwise.
+fn default_stack(format: Format) -> &'static str {
+    match format {
+        Format::Onnx => "onnx-cpu",
+        Format::SavedModel => "tf-xla",
+    }
+}
 
 /// The server binary, looked at.
 #[derive(Debug, Clone)]
@@ -81,14 +86,19 @@ impl Inputs {
     /// Where one of them cannot be had or does not fit the others. Nothing but the store is written.
     pub fn obtain(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Self, BuildError> {
         let data = Data::locate();
-        let model = Model::open(&recipe.model)?;
-        let stack_name = recipe.stack.as_deref().unwrap_or(DEFAULT_ONNX_STACK);
+        let model = Model::open_selected(&recipe.model, &recipe.saved_model)?;
+        let stack_name = recipe.stack.as_deref().unwrap_or(default_stack(model.format()));
         let stack = data.template(stack_name)?;
-        check_stack(&stack.value, &model, recipe.platform)?;
+        check_stack(&stack.value, &model, recipe)?;
         if let Some(table) = &stack.value.operators {
             let loaded = data.operators(table)?;
-            let table = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
-            check_operators(&model.onnx, &table, &recipe.custom_domains)?;
+            let text = String::from_utf8_lossy(&loaded.value);
+            match &model.content {
+                Content::Onnx(onnx) => {
+                    check_operators(onnx, &OperatorTable::parse(&text)?, &recipe.custom_domains)?;
+                }
+                Content::SavedModel(saved) => saved.check_operators(&TensorFlowOperators::parse(&text)?, &model.path)?,
+            }
         }
         let base = match &recipe.base {
             BaseChoice::Named(name) => data.base_image(name)?,
@@ -154,7 +164,7 @@ impl Inputs {
             server: self.server.path.clone(),
             server_version: self.server.pin.sha256.short(),
             custom_operators: &recipe.custom_operators,
-            model: &self.model.onnx,
+            model: &self.model,
             platform: recipe.platform,
             minimize: recipe.minimize,
             keep: &recipe.keep,
@@ -162,15 +172,21 @@ impl Inputs {
     }
 }
 
-fn check_stack(stack: &StackTemplate, model: &Model, platform: Platform) -> Result<(), BuildError> {
+fn check_stack(stack: &StackTemplate, model: &Model, recipe: &Recipe) -> Result<(), BuildError> {
     let wrong = |what: String, expected: String| BuildError::Stack { stack: stack.name.clone(), what, expected };
-    let (format, name) = match model.format {
-        Format::Onnx => (ModelFormat::Onnx, "ONNX models"),
-        Format::SavedModel => (ModelFormat::SavedModel, "SavedModels"),
+    let format = match model.format() {
+        Format::Onnx => ModelFormat::Onnx,
+        Format::SavedModel => ModelFormat::SavedModel,
     };
     if !stack.models.contains(&format) {
-        return Err(wrong(name.to_owned(), format!("{:?}", stack.models)));
+        let known: Vec<&str> = stack.models.iter().map(|format| format.name()).collect();
+        return Err(wrong(format.name().to_owned(), known.join(" or ")));
     }
+    if model.format() == Format::SavedModel && !recipe.custom_operators.is_empty() {
+        let expected = "operators of TensorFlow itself".to_owned();
+        return Err(wrong("models that need a library of custom operators".to_owned(), expected));
+    }
+    let platform = recipe.platform;
     if !stack.platforms.contains(&platform) {
         let known: Vec<String> = stack.platforms.iter().map(ToString::to_string).collect();
         return Err(wrong(format!("on {platform}"), known.join(" or ")));

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{BuildError, Inputs};
 use crate::layer;
+use crate::model::Content as ModelContent;
 use crate::recipe::Recipe;
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
@@ -69,9 +70,6 @@ fn parent_join(link: &ImagePath, target: &str) -> String {
 
 fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, runtime: &Runtime, store: &Store) -> Result<(), BuildError> {
     let folder: ImagePath = format!("/models/{}", recipe.name).parse()?;
-    // The model keeps its file name: external data is named relative to it and may have any other name.
-    let file_name = recipe.model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let model_path = folder.join(&file_name)?;
     let mut add = |path: ImagePath, file: &std::path::Path, reason: String| -> Result<(), BuildError> {
         let file = fs::canonicalize(file).map_err(|source| StoreError::Io { action: "read", path: file.to_owned(), source })?;
         let (digest, size) = layer::digest_file(&file, store)?;
@@ -79,21 +77,37 @@ fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, runtime: &Ru
         let origin = Origin::User { path: path.file_name().to_owned() };
         Ok(tree.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason })?)
     };
-    add(model_path.clone(), &inputs.model.path, "the model".to_owned())?;
-    for external in &inputs.model.onnx.external {
-        add(folder.join(&external.location)?, &external.path, format!("weights that {file_name} keeps in a file of their own"))?;
+    // Files keep their names and their places to each other, by which the model refers to them.
+    for (index, file) in inputs.model.files().iter().enumerate() {
+        let reason = match (&inputs.model.content, index) {
+            (ModelContent::Onnx(_), 0) => "the model".to_owned(),
+            (ModelContent::Onnx(_), _) => "weights that the model keeps in a file of their own".to_owned(),
+            (ModelContent::SavedModel(_), _) => "a file of the SavedModel".to_owned(),
+        };
+        add(folder.join(&file.location)?, &file.path, reason)?;
     }
-    let config = server_config(recipe, &model_path, runtime)?;
+    let config = server_config(recipe, inputs, &folder, runtime)?;
     let provenance = Provenance::generated(LayerName::Model, "tells the server which model to serve");
     tree.add_bytes(SERVER_CONFIG.parse()?, config, 0o644, provenance)?;
     Ok(())
 }
 
 /// The server's file: sorted keys, so that equal options are equal bytes.
-fn server_config(recipe: &Recipe, model: &ImagePath, runtime: &Runtime) -> Result<Vec<u8>, BuildError> {
+fn server_config(recipe: &Recipe, inputs: &Inputs, folder: &ImagePath, runtime: &Runtime) -> Result<Vec<u8>, BuildError> {
     let mut config: BTreeMap<String, Value> = BTreeMap::new();
     config.insert("model_name".to_owned(), Value::from(recipe.name.clone()));
-    config.insert("model_path".to_owned(), Value::from(model.to_string()));
+    match &inputs.model.content {
+        ModelContent::Onnx(_) => {
+            let file = inputs.model.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            config.insert("model_path".to_owned(), Value::from(folder.join(&file)?.to_string()));
+        }
+        ModelContent::SavedModel(saved) => {
+            config.insert("backend".to_owned(), Value::from(inputs.stack.backend.clone()));
+            config.insert("model_path".to_owned(), Value::from(folder.to_string()));
+            config.insert("saved_model_tags".to_owned(), Value::from(saved.tags.clone()));
+            config.insert("signature".to_owned(), Value::from(saved.signature.clone()));
+        }
+    }
     if !runtime.custom_operators.is_empty() {
         let paths: Vec<String> = runtime.custom_operators.iter().map(ToString::to_string).collect();
         config.insert("custom_op_libraries".to_owned(), Value::from(paths));

@@ -33,6 +33,8 @@ pub struct RecipeFile {
     pub tags: Vec<String>,
     /// Transports.
     pub outputs: Vec<String>,
+    /// What is served of a SavedModel.
+    pub saved_model: SavedModelSection,
     /// Where the runtime's files come from.
     pub runtime: RuntimeSection,
     /// The inference server.
@@ -43,6 +45,16 @@ pub struct RecipeFile {
     pub files: Vec<ExtraFileEntry>,
     /// Limits.
     pub budgets: Budgets,
+}
+
+/// `[saved-model]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SavedModelSection {
+    /// Tags of the graph.
+    pub tags: Option<Vec<String>>,
+    /// Key of the signature.
+    pub signature: Option<String>,
 }
 
 /// `[runtime]`

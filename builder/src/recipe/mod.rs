@@ -4,7 +4,7 @@
 
 mod file;
 
-pub use file::{ExtraFileEntry, ImageSection, RecipeFile, RuntimeSection, ServerSection, TEMPLATE};
+pub use file::{ExtraFileEntry, ImageSection, RecipeFile, RuntimeSection, SavedModelSection, ServerSection, TEMPLATE};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +14,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::model::Selection;
 use crate::platform::Platform;
 use crate::template::strict::StrictError;
 use crate::tree::{ImagePath, ImagePathError};
@@ -123,6 +124,8 @@ pub struct Recipe {
     pub folder: PathBuf,
     /// The model's file or folder.
     pub model: PathBuf,
+    /// Which graph and signature of a SavedModel are wanted.
+    pub saved_model: Selection,
     /// The name the model is served under.
     pub name: String,
     /// The stack's name, or `None` to choose it from the model.
@@ -289,8 +292,10 @@ impl Recipe {
                 return Err(field("image.env", name, "a variable's name without `=`"));
             }
         }
+        let saved_model = written.saved_model.selection()?;
         Ok(Self {
             model,
+            saved_model,
             name,
             stack: overrides.stack.or(written.stack).filter(|stack| stack != "auto"),
             base: overrides.base.or(written.base).unwrap_or_else(|| DEFAULT_BASE.to_owned()).parse().expect("never fails"),
@@ -358,6 +363,17 @@ fn check_name(name: String, what: &str) -> Result<String, RecipeError> {
 
 fn field(field: &str, found: &str, expected: &str) -> RecipeError {
     RecipeError::Field { field: field.to_owned(), found: found.to_owned(), expected: expected.to_owned() }
+}
+
+impl SavedModelSection {
+    fn selection(self) -> Result<Selection, RecipeError> {
+        let default = Selection::default();
+        let tags = self.tags.unwrap_or(default.tags);
+        if let Some(tag) = tags.iter().find(|tag| tag.contains('\0')) {
+            return Err(field("saved-model.tags", &tag.replace('\0', "\\0"), "tags without a zero byte"));
+        }
+        Ok(Selection { tags, signature: self.signature })
+    }
 }
 
 fn parse_user(text: &str) -> Result<User, RecipeError> {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::link::{Closure, EntryPoint, InjectedLibrary, InjectedList, RuntimeOpen, Step, prove};
-use crate::model::OnnxModel;
+use crate::model::Model;
 use crate::platform::Platform;
 use crate::recipe::Minimize;
 use crate::report::{Level, Library, Links, Omission, PackageSize};
@@ -45,7 +45,7 @@ pub struct RuntimeRequest<'a> {
     /// Custom-operator libraries.
     pub custom_operators: &'a [PathBuf],
     /// The model.
-    pub model: &'a OnnxModel,
+    pub model: &'a Model,
     /// For which platform.
     pub platform: Platform,
     /// How much is left out.

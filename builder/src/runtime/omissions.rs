@@ -107,7 +107,7 @@ struct TakenOf {
 fn reason(request: &RuntimeRequest<'_>, name: &str) -> String {
     let applies = |when: &When| match when {
         When::Always => true,
-        When::OperatorsAbsent(operators) => !request.model.operators.keys().any(|used| operators.contains(&used.name)),
+        When::OperatorsAbsent(operators) => !operators.iter().any(|name| request.model.uses_operator(name)),
     };
     let rule = request.stack.omit.iter().find(|rule| rule.library == name && applies(&rule.when));
     rule.map_or_else(|| "nothing in the image links to it or opens it".to_owned(), |rule| rule.reason.clone())
