@@ -87,7 +87,7 @@ impl Inputs {
     pub fn obtain(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Self, BuildError> {
         let data = Data::locate();
         let model = Model::open_selected(&recipe.model, &recipe.saved_model)?;
-        let stack_name = recipe.stack.as_deref().unwrap_or(default_stack(model.format()));
+        let stack_name = recipe.stack.as_deref().unwrap_or(default_stack(model.format));
         let stack = data.template(stack_name)?;
         check_stack(&stack.value, &model, recipe)?;
         if let Some(table) = &stack.value.operators {
@@ -174,7 +174,7 @@ impl Inputs {
 
 fn check_stack(stack: &StackTemplate, model: &Model, recipe: &Recipe) -> Result<(), BuildError> {
     let wrong = |what: String, expected: String| BuildError::Stack { stack: stack.name.clone(), what, expected };
-    let format = match model.format() {
+    let format = match model.format {
         Format::Onnx => ModelFormat::Onnx,
         Format::SavedModel => ModelFormat::SavedModel,
     };
@@ -182,7 +182,7 @@ fn check_stack(stack: &StackTemplate, model: &Model, recipe: &Recipe) -> Result<
         let known: Vec<&str> = stack.models.iter().map(|format| format.name()).collect();
         return Err(wrong(format.name().to_owned(), known.join(" or ")));
     }
-    if model.format() == Format::SavedModel && !recipe.custom_operators.is_empty() {
+    if model.format == Format::SavedModel && !recipe.custom_operators.is_empty() {
         let expected = "operators of TensorFlow itself".to_owned();
         return Err(wrong("models that need a library of custom operators".to_owned(), expected));
     }

@@ -62,7 +62,7 @@ pub(super) fn report(
             config: image.parsed.config.digest,
             platform: recipe.platform.to_string(),
         },
-        model: ModelIdentity { name: recipe.name.clone(), format: inputs.model.format().to_string(), size: inputs.model.total_size() },
+        model: ModelIdentity { name: recipe.name.clone(), format: inputs.model.format.to_string(), size: inputs.model.total_size() },
         stack: inputs.stack.name.clone(),
         base: recipe.base.to_string(),
         minimize: recipe.minimize,

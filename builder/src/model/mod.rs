@@ -41,6 +41,8 @@ pub struct Model {
     pub path: PathBuf,
     /// The file's name without its extension: the name under which the model is served by default.
     pub name: String,
+    /// The format that was recognised.
+    pub format: Format,
     /// The size in bytes of the file with the graph, other files not counted.
     pub size: u64,
     /// The model's content.
@@ -50,7 +52,7 @@ pub struct Model {
 
 /// What a model says of itself, by its format.
 #[derive(Clone, Debug, Serialize)]
-#[serde(tag = "format", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Content {
     /// An ONNX file.
     Onnx(OnnxModel),
@@ -75,25 +77,16 @@ impl Model {
     ///
     /// As [`Model::open`], and if a SavedModel has no such graph or signature.
     pub fn open_selected(path: &Path, selection: &Selection) -> Result<Model, ModelError> {
-        let (size, content) = match format::open(path)? {
+        let (format, size, content) = match format::open(path)? {
             format::Opened::SavedModel => {
                 let model = SavedModel::open(path, selection)?;
                 let size = model.files.iter().find(|file| file.location == saved_model::GRAPH_FILE).map_or(0, |file| file.size);
-                (size, Content::SavedModel(model))
+                (Format::SavedModel, size, Content::SavedModel(model))
             }
-            format::Opened::File { bytes, size } => (size, Content::Onnx(open_onnx(path, &bytes, size)?)),
+            format::Opened::File { bytes, size } => (Format::Onnx, size, Content::Onnx(open_onnx(path, &bytes, size)?)),
         };
         let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        Ok(Model { path: path.to_owned(), name, size, content })
-    }
-
-    /// Returns the format.
-    #[must_use]
-    pub fn format(&self) -> Format {
-        match self.content {
-            Content::Onnx(_) => Format::Onnx,
-            Content::SavedModel(_) => Format::SavedModel,
-        }
+        Ok(Model { path: path.to_owned(), name, format, size, content })
     }
 
     /// Returns what an ONNX model says of itself.

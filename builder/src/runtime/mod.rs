@@ -6,8 +6,10 @@
 mod candidates;
 mod error;
 mod omissions;
+mod transform;
 
 pub use error::RuntimeError;
+pub use transform::TransformError;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -125,7 +127,7 @@ impl Runtime {
         };
         runtime.take_objects(&closure, &candidates);
         runtime.take_package_files(request, store)?;
-        runtime.leave_out(request);
+        runtime.leave_out(request, &candidates.cuts);
         Ok(runtime)
     }
 

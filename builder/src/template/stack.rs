@@ -127,6 +127,9 @@ pub struct LibraryRule {
     /// What the files are called in the image.
     #[serde(default)]
     pub naming: Naming,
+    /// Whether symbol tables and debug information are cut off.
+    #[serde(default)]
+    pub strip: bool,
     /// Whether a package without such a file is in order.
     #[serde(default)]
     pub optional: bool,
