@@ -4,3 +4,4 @@ mod bad_input;
 mod command;
 mod determinism;
 mod image;
+mod saved_model;
