@@ -64,7 +64,8 @@ fn serve(folder: &Path) -> (Running, String) {
     let mut command = imgbuild();
     command.current_dir(folder).args(["run", "oci:image:1", "--runner", "embedded", "--wait", "300"]).stdout(file).stderr(log);
     let running = Running::start(&mut command);
-    let address = wait_for(Duration::from_secs(300), || std::fs::read_to_string(&output).ok().filter(|text| text.ends_with('\n')));
+    let address =
+        wait_for(Duration::from_secs(300), || std::fs::read_to_string(&output).ok().filter(|text| text.ends_with('\n')));
     let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
     let address = address.unwrap_or_else(|| panic!("no address within five minutes:\n{}", log()));
     (running, address.trim().trim_start_matches("http://").to_owned())
@@ -117,7 +118,10 @@ fn saved_models_that_cannot_be_served_are_refused_by_name() {
     };
     for (error, expected) in [
         (refused(&unchanged, "[saved-model]\ntags = [\"gpu\"]\n"), "no graph tagged `gpu`, expected `serve`"),
-        (refused(&unchanged, "[saved-model]\nsignature = \"other\"\n"), "no signature `other`, expected one of: `serving_default`"),
+        (
+            refused(&unchanged, "[saved-model]\nsignature = \"other\"\n"),
+            "no signature `other`, expected one of: `serving_default`",
+        ),
         (refused(&unchanged, "stack = \"onnx-cpu\"\n"), "does not serve SavedModels, expected ONNX models"),
         (refused(&unchanged, "[runtime]\ncustom-operators = [\"ops.so\"]\n"), "a library of custom operators"),
         (refused(&remove("variables/variables.index"), ""), "needs the file `variables/variables.index`"),

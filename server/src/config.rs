@@ -128,6 +128,8 @@ pub struct Config {
     pub limits: Limits,
     /// What the model is run on before it is ready.
     pub warm_up: WarmUp,
+    /// Runs after the first, of which the median is told.
+    pub warm_up_repeats: usize,
     /// How much is logged.
     pub log_level: Level,
     /// How log lines look.
@@ -357,6 +359,7 @@ impl Config {
                 WarmUp::Zeros => "zeros".into(),
                 WarmUp::Folder(path) => path.display().to_string(),
             },
+            "warm_up_repeats": self.warm_up_repeats,
             "log_level": self.log_level.name(),
             "log_format": self.log_format.name(),
             "health_route": self.health_route.as_deref().unwrap_or(""),
@@ -463,6 +466,7 @@ impl Reader {
             session_config: self.map("session_config")?,
             limits,
             warm_up,
+            warm_up_repeats: self.integer("warm_up_repeats", 0, 0..=1000)?,
             log_level: log_level.and_then(|name| name.parse().ok()).unwrap_or(Level::Info),
             log_format: log_format.and_then(|name| name.parse().ok()).unwrap_or(Format::Json),
             health_route: self.route("health_route")?,

@@ -216,7 +216,9 @@ pub enum ProtocolError {
         shape: Vec<usize>,
     },
     /// A string output that is no text.
-    #[error("output `{output}` cannot be written as JSON (string {index} is not UTF-8): only outputs named `…_bytes` are encoded")]
+    #[error(
+        "output `{output}` cannot be written as JSON (string {index} is not UTF-8): only outputs named `…_bytes` are encoded"
+    )]
     NotText {
         /// The output's name.
         output: String,

@@ -163,8 +163,12 @@ fn act(arguments: impl IntoIterator<Item = std::ffi::OsString>, phases: Phases) 
 }
 
 fn configure(path: Option<&Path>) -> Result<Config, StartError> {
-    let Resolved { config, warnings } = Config::load(path)?;
+    let Resolved { mut config, warnings } = Config::load(path)?;
     log::configure(config.log_level, config.log_format);
+    if let Some(reason) = config.xla_cache.as_ref().and_then(|cache| tensorflow::unfit(&cache.folder)) {
+        log::line(Level::Warn, format_args!("what XLA compiled before is not used: {reason}")).emit();
+        config.xla_cache = None;
+    }
     for (name, value) in config.runtime_variables(|name| std::env::var(name).ok()) {
         // SAFETY: the process has one thread yet, by the contract of `run`.
         unsafe { std::env::set_var(name, value) };
@@ -193,13 +197,14 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
         }
     };
     phases.end_with(Phase::Session, |line| line.field("threads", &config.threads));
-    let outcome = warm_up(&*backend, &config.warm_up, config.limits.body_bytes)?;
-    let (word, reason) = match &outcome {
-        Outcome::Ran => ("ran", None),
-        Outcome::Skipped(reason) => ("skipped", Some(reason)),
-        Outcome::Failed(reason) => ("failed", Some(reason)),
+    let outcome = warm_up(&*backend, &config.warm_up, config.warm_up_repeats, config.limits.body_bytes)?;
+    let (word, reason, median) = match &outcome {
+        Outcome::Ran(median) => ("ran", None, *median),
+        Outcome::Skipped(reason) => ("skipped", Some(reason), None),
+        Outcome::Failed(reason) => ("failed", Some(reason), None),
     };
-    phases.end_with(Phase::WarmUp, |line| line.field("outcome", word).optional("reason", reason));
+    let median = median.map(crate::phases::milliseconds);
+    phases.end_with(Phase::WarmUp, |line| line.field("outcome", word).optional("reason", reason).optional("median_ms", median));
     Ok(backend)
 }
 

@@ -5,10 +5,12 @@ use std::fs;
 
 use serde_json::Value;
 
+use super::warm::Xla;
 use super::{BuildError, Inputs};
 use crate::layer;
 use crate::model::Content as ModelContent;
 use crate::recipe::Recipe;
+use crate::report::XlaMode;
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
 use crate::template::User;
@@ -16,15 +18,29 @@ use crate::tree::{Content, ImagePath, Kind, LayerName, Origin, Provenance, Tree}
 
 /// Where the server's options lie in every image.
 const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
+/// Where lies what XLA compiled ahead.
+const XLA_CACHE: &str = "/var/cache/imgserve/xla";
 
 /// Lays out the one merged file system of the image. Reads no weights: their digests are known or cached.
-pub(super) fn lay_out(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime, store: &Store) -> Result<Tree, BuildError> {
+pub(super) fn lay_out(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    runtime: &Runtime,
+    xla: Option<&Xla>,
+    store: &Store,
+) -> Result<Tree, BuildError> {
     let mut tree = Tree::default();
     lay_out_base(&mut tree, recipe, inputs)?;
     for taken in &runtime.taken {
         tree.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
     }
-    lay_out_model(&mut tree, recipe, inputs, runtime, store)?;
+    lay_out_model(&mut tree, recipe, inputs, store)?;
+    let config = server_config(recipe, inputs, runtime, xla)?;
+    let provenance = Provenance::generated(LayerName::Model, "tells the server which model to serve");
+    tree.add_bytes(SERVER_CONFIG.parse()?, config, 0o644, provenance)?;
+    if let Some(xla) = xla {
+        lay_out_compiled(&mut tree, xla)?;
+    }
     for extra in &recipe.files {
         let (digest, size) = layer::digest_file(&extra.from, store)
             .map_err(|source| BuildError::ExtraFile { path: extra.from.clone(), source })?;
@@ -68,8 +84,8 @@ fn parent_join(link: &ImagePath, target: &str) -> String {
     }
 }
 
-fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, runtime: &Runtime, store: &Store) -> Result<(), BuildError> {
-    let folder: ImagePath = format!("/models/{}", recipe.name).parse()?;
+fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, store: &Store) -> Result<(), BuildError> {
+    let folder = model_folder(recipe)?;
     let mut add = |path: ImagePath, file: &std::path::Path, reason: String| -> Result<(), BuildError> {
         let file = fs::canonicalize(file).map_err(|source| StoreError::Io { action: "read", path: file.to_owned(), source })?;
         let (digest, size) = layer::digest_file(&file, store)?;
@@ -86,14 +102,34 @@ fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, runtime: &Ru
         };
         add(folder.join(&file.location)?, &file.path, reason)?;
     }
-    let config = server_config(recipe, inputs, &folder, runtime)?;
-    let provenance = Provenance::generated(LayerName::Model, "tells the server which model to serve");
-    tree.add_bytes(SERVER_CONFIG.parse()?, config, 0o644, provenance)?;
+    Ok(())
+}
+
+fn model_folder(recipe: &Recipe) -> Result<ImagePath, BuildError> {
+    Ok(format!("/models/{}", recipe.name).parse()?)
+}
+
+/// What XLA compiled, and what a processor must be able to do to run it.
+fn lay_out_compiled(tree: &mut Tree, xla: &Xla) -> Result<(), BuildError> {
+    if xla.cache.is_empty() {
+        return Ok(());
+    }
+    let folder: ImagePath = XLA_CACHE.parse()?;
+    for (name, blob) in &xla.cache {
+        let kind = Kind::File { content: Content::Disk(blob.path.clone()), size: blob.size, digest: Some(blob.digest) };
+        let provenance =
+            Provenance::generated(LayerName::Compiled, "a cluster of operators that XLA compiled while the image was built");
+        tree.add(folder.join(name)?, kind, 0o644, provenance)?;
+    }
+    let flags = format!("{}\n", xla.cpu_flags).into_bytes();
+    let provenance = Provenance::generated(LayerName::Compiled, "the features of the processor that XLA compiled for");
+    tree.add_bytes(folder.join("cpu-flags")?, flags, 0o644, provenance)?;
     Ok(())
 }
 
 /// The server's file: sorted keys, so that equal options are equal bytes.
-fn server_config(recipe: &Recipe, inputs: &Inputs, folder: &ImagePath, runtime: &Runtime) -> Result<Vec<u8>, BuildError> {
+fn server_config(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime, xla: Option<&Xla>) -> Result<Vec<u8>, BuildError> {
+    let folder = model_folder(recipe)?;
     let mut config: BTreeMap<String, Value> = BTreeMap::new();
     config.insert("model_name".to_owned(), Value::from(recipe.name.clone()));
     match &inputs.model.content {
@@ -106,6 +142,13 @@ fn server_config(recipe: &Recipe, inputs: &Inputs, folder: &ImagePath, runtime: 
             config.insert("model_path".to_owned(), Value::from(folder.to_string()));
             config.insert("saved_model_tags".to_owned(), Value::from(saved.tags.clone()));
             config.insert("signature".to_owned(), Value::from(saved.signature.clone()));
+            if let Some(xla) = xla {
+                let mode = if xla.report.mode == XlaMode::Auto { "auto" } else { "off" };
+                config.insert("xla".to_owned(), Value::from(mode));
+                if !xla.cache.is_empty() {
+                    config.insert("xla_cache".to_owned(), Value::from(XLA_CACHE));
+                }
+            }
         }
     }
     if !runtime.custom_operators.is_empty() {

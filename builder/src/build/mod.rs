@@ -4,6 +4,7 @@ mod error;
 mod inputs;
 mod layout;
 mod sizes;
+mod warm;
 
 pub use error::BuildError;
 pub use inputs::{Inputs, ServerBinary};
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory, timestamp};
 use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
 use crate::lock::LockMode;
+use crate::model::Content;
 use crate::plan;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -22,6 +24,7 @@ use crate::runtime::{Runtime, SERVER_PATH};
 use crate::source::Reach;
 use crate::store::Store;
 use crate::tree::{LayerName, Tree};
+use warm::Xla;
 
 /// How a build is done, as opposed to what is built.
 #[derive(Debug, Clone)]
@@ -61,16 +64,24 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     let compression: CompressionChoice = recipe.compression.parse()?;
     let inputs = Inputs::obtain(recipe, options, store, progress)?;
     let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store)?;
-    let tree = layout::lay_out(recipe, &inputs, &runtime, store)?;
+    let mut xla = xla(recipe, &inputs)?;
+    let mut tree = layout::lay_out(recipe, &inputs, &runtime, xla.as_ref(), store)?;
     let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
-    let written = write_layers(&tree, &format, store, progress)?;
+    let mut written = write_layers(&tree, &format, store, progress)?;
+    let composition = sizes::composition(recipe, &inputs, &runtime);
+    if let Some(before) = xla.take() {
+        let image = assemble(recipe, &inputs, options, &written, &composition);
+        let after = warm::warm(before, recipe, &image, store, progress)?;
+        tree = layout::lay_out(recipe, &inputs, &runtime, Some(&after), store)?;
+        written = write_again(&tree, &format, &written, store, progress)?;
+        xla = Some(after);
+    }
     // Last, so that a build that fails leaves the lock as it was.
     if !options.dry_run {
         inputs.lock.save(&recipe.lock_path())?;
     }
-    let composition = sizes::composition(recipe, &inputs, &runtime);
     let image = assemble(recipe, &inputs, options, &written, &composition);
-    let report = sizes::report(recipe, &inputs, &runtime, &tree, &written, &image);
+    let report = sizes::report(recipe, &inputs, &runtime, &tree, &written, &image, xla.as_ref());
     let reused = written.iter().filter(|(_, outcome)| outcome.reused).map(|(name, _)| *name).collect();
     Ok(Built { image, report, lock_changes: inputs.lock_changes, reused })
 }
@@ -95,6 +106,33 @@ fn write_layers(tree: &Tree, format: &LayerFormat, store: &Store, progress: &Pro
             Ok((planned.name, outcome))
         })
         .collect()
+}
+
+/// Writes the layers of a tree that changed after it was written: what was new then is new still.
+fn write_again(
+    tree: &Tree,
+    format: &LayerFormat,
+    before: &Written,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Written, BuildError> {
+    let mut written = write_layers(tree, format, store, &Progress::silent())?;
+    for (name, outcome) in &mut written {
+        let same = before.iter().find(|(_, earlier)| earlier.layer.descriptor.digest == outcome.layer.descriptor.digest);
+        match same {
+            Some((_, earlier)) => outcome.reused = earlier.reused,
+            None => progress.note(format!("layer {name} {}", outcome.layer.descriptor.digest.short())),
+        }
+    }
+    Ok(written)
+}
+
+/// What XLA does, for models that it can compile.
+fn xla(recipe: &Recipe, inputs: &Inputs) -> Result<Option<Xla>, BuildError> {
+    match &inputs.model.content {
+        Content::SavedModel(model) => Xla::choose(recipe, model.must_compile).map(Some),
+        Content::Onnx(_) => Ok(None),
+    }
 }
 
 fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &Written, composition: &Composition) -> Image {

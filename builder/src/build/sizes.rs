@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::warm::Xla;
 use super::{Inputs, Written};
 use crate::image::Image;
 use crate::recipe::{Minimize, Recipe};
@@ -32,6 +33,7 @@ pub(super) fn report(
     tree: &Tree,
     written: &Written,
     image: &Image,
+    xla: Option<&Xla>,
 ) -> SizeReport {
     let files = files(tree, written);
     let mut layers = Vec::with_capacity(written.len());
@@ -40,7 +42,7 @@ pub(super) fn report(
         let bytes =
             Bytes { unpacked: outcome.files.iter().map(|file| file.size).sum(), compressed: outcome.layer.descriptor.size };
         totals.image.add(bytes);
-        if *name != LayerName::Model {
+        if !matches!(name, LayerName::Model | LayerName::Compiled) {
             totals.without_model.add(bytes);
         }
         layers.push(LayerSize {
@@ -62,7 +64,11 @@ pub(super) fn report(
             config: image.parsed.config.digest,
             platform: recipe.platform.to_string(),
         },
-        model: ModelIdentity { name: recipe.name.clone(), format: inputs.model.format.to_string(), size: inputs.model.total_size() },
+        model: ModelIdentity {
+            name: recipe.name.clone(),
+            format: inputs.model.format.to_string(),
+            size: inputs.model.total_size(),
+        },
         stack: inputs.stack.name.clone(),
         base: recipe.base.to_string(),
         minimize: recipe.minimize,
@@ -73,6 +79,7 @@ pub(super) fn report(
         files,
         omitted: runtime.omitted.clone(),
         links: runtime.links.clone(),
+        xla: xla.map(|xla| xla.report.clone()),
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     overrides.tags = args.tag;
     overrides.outputs = args.output;
     overrides.keep = args.keep;
+    overrides.xla = args.xla;
+    overrides.warm = args.no_warm.then_some(false);
     let recipe = Recipe::load(args.recipe.file.as_deref(), overrides)?;
     let references = recipe
         .tags

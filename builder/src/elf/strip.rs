@@ -88,7 +88,8 @@ fn kept_sections<'data>(header: &Header, data: &'data [u8], end: usize) -> Vec<(
         .map(|section| {
             let is_loaded = section.sh_flags.get(LittleEndian).0 & u64::from(elf::SHF_ALLOC.0) != 0;
             let in_file = section.sh_type(LittleEndian) != elf::SHT_NOBITS;
-            let last = section.sh_offset.get(LittleEndian).saturating_add(if in_file { section.sh_size.get(LittleEndian) } else { 0 });
+            let last =
+                section.sh_offset.get(LittleEndian).saturating_add(if in_file { section.sh_size.get(LittleEndian) } else { 0 });
             match table.section_name(LittleEndian, section) {
                 Ok(name) if is_loaded && last <= end as u64 => (*section, name),
                 _ => (empty, &[][..]),
@@ -164,7 +165,8 @@ mod tests {
     /// A library with a symbol table and debug information, made by the machine's compiler.
     fn library(folder: &Path) -> Vec<u8> {
         let (source, library) = (folder.join("l.c"), folder.join("libl.so"));
-        fs::write(&source, "static int hidden(int x) { return x * 3; }\nint shown(int x) { return hidden(x) + 1; }\n").expect("writable");
+        fs::write(&source, "static int hidden(int x) { return x * 3; }\nint shown(int x) { return hidden(x) + 1; }\n")
+            .expect("writable");
         let status = Command::new("cc").args(["-g", "-O0", "-shared", "-fPIC", "-o"]).args([&library, &source]).status();
         assert!(status.expect("there is a C compiler").success());
         fs::read(&library).expect("readable")

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Budgets, Minimize, RecipeError};
+use super::{Budgets, Minimize, RecipeError, XlaChoice};
 use crate::template::strict;
 
 /// A commented recipe, as `imgbuild init` writes it.
@@ -55,6 +55,10 @@ pub struct SavedModelSection {
     pub tags: Option<Vec<String>>,
     /// Key of the signature.
     pub signature: Option<String>,
+    /// `off`, `auto`, `must` or `measure`.
+    pub xla: Option<XlaChoice>,
+    /// Whether the image is run once while it is built.
+    pub warm: Option<bool>,
 }
 
 /// `[runtime]`

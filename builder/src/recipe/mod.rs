@@ -46,6 +46,21 @@ impl fmt::Display for Minimize {
     }
 }
 
+/// Whether XLA compiles a SavedModel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum XlaChoice {
+    /// Only what the model itself asks to be compiled.
+    Off,
+    /// What the model asks for, or else whatever TensorFlow finds worth it.
+    #[default]
+    Auto,
+    /// What the model asks for; one that asks for nothing is refused.
+    Must,
+    /// With and without are timed, and the faster one is kept.
+    Measure,
+}
+
 /// What lies at the bottom of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseChoice {
@@ -126,6 +141,10 @@ pub struct Recipe {
     pub model: PathBuf,
     /// Which graph and signature of a SavedModel are wanted.
     pub saved_model: Selection,
+    /// Whether XLA compiles a SavedModel.
+    pub xla: XlaChoice,
+    /// Whether the image is run once while it is built, so that XLA compiles ahead.
+    pub warm: bool,
     /// The name the model is served under.
     pub name: String,
     /// The stack's name, or `None` to choose it from the model.
@@ -191,6 +210,10 @@ pub struct Overrides {
     pub server: Option<PathBuf>,
     /// Libraries to keep, added to those of the file.
     pub keep: Vec<String>,
+    /// Whether XLA compiles a SavedModel.
+    pub xla: Option<XlaChoice>,
+    /// Whether the image is run once while it is built.
+    pub warm: Option<bool>,
 }
 
 /// What is wrong with a recipe.
@@ -292,10 +315,14 @@ impl Recipe {
                 return Err(field("image.env", name, "a variable's name without `=`"));
             }
         }
+        let xla = overrides.xla.or(written.saved_model.xla).unwrap_or_default();
+        let warm = overrides.warm.or(written.saved_model.warm).unwrap_or(true);
         let saved_model = written.saved_model.selection()?;
         Ok(Self {
             model,
             saved_model,
+            xla,
+            warm,
             name,
             stack: overrides.stack.or(written.stack).filter(|stack| stack != "auto"),
             base: overrides.base.or(written.base).unwrap_or_else(|| DEFAULT_BASE.to_owned()).parse().expect("never fails"),

@@ -3,6 +3,7 @@
 //! A SavedModel is loaded once; each of its signatures is a [`Backend`] over the one session.
 
 mod call;
+mod compiled;
 mod options;
 mod signature;
 mod value;
@@ -12,6 +13,8 @@ use std::ffi::{CString, c_int};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
+
+pub use self::compiled::unfit;
 
 use self::call::{Buffer, Failure, Output, Session, SessionOptions, Status, api};
 use self::signature::{Outlet, Signature};
@@ -85,9 +88,10 @@ impl TensorFlowBackend {
         std::fs::File::open(&file).map_err(|source| LoadError::ModelUnreadable { path: file.clone(), source })?;
         let options = SessionOptions::new(&options::session(config.threads, config.xla))
             .map_err(|failure| LoadError::Option { what: "the session's options".into(), message: failure.message })?;
-        let tags = config.saved_model_tags.iter().map(|tag| CString::new(tag.as_str())).collect::<Result<Vec<_>, _>>().map_err(
-            |_| LoadError::Option { what: "`saved_model_tags`".into(), message: "a tag holds a zero byte".into() },
-        )?;
+        let tags =
+            config.saved_model_tags.iter().map(|tag| CString::new(tag.as_str())).collect::<Result<Vec<_>, _>>().map_err(
+                |_| LoadError::Option { what: "`saved_model_tags`".into(), message: "a tag holds a zero byte".into() },
+            )?;
         let (session, meta_graph) = Session::load(path, &tags, &options).map_err(|failure| refused(path, failure))?;
         let mut signatures = signature::parse(meta_graph.bytes())
             .map_err(|error| refused(path, Failure { code: 3, message: format!("its signatures are damaged: {error}") }))?;
@@ -105,13 +109,7 @@ impl TensorFlowBackend {
         Ok(main)
     }
 
-    fn of(
-        name: String,
-        signature: &Signature,
-        runtime: &Runtime,
-        shared: &Arc<Shared>,
-        path: &Path,
-    ) -> Result<Self, LoadError> {
+    fn of(name: String, signature: &Signature, runtime: &Runtime, shared: &Arc<Shared>, path: &Path) -> Result<Self, LoadError> {
         let (mut inputs, mut input_places) = (Vec::new(), Vec::new());
         for (input, outlet) in &signature.inputs {
             let (spec, place) = find(input, outlet, &shared.session).map_err(|kind| LoadError::InputUnserved {
@@ -136,13 +134,8 @@ impl TensorFlowBackend {
             let outputs = unserved.iter().map(|output| format!("`{}` is {}", output.name, output.kind)).collect();
             return Err(LoadError::OutputsUnserved { path: path.to_owned(), outputs });
         }
-        let interface = ModelInterface {
-            platform: "tensorflow_savedmodel",
-            runtime: runtime.version.clone(),
-            inputs,
-            outputs,
-            unserved,
-        };
+        let interface =
+            ModelInterface { platform: "tensorflow_savedmodel", runtime: runtime.version.clone(), inputs, outputs, unserved };
         let (inputs, outputs, shared) = (input_places, output_places, Arc::clone(shared));
         Ok(Self { name, interface, inputs, outputs, shared, others: Vec::new() })
     }

@@ -44,7 +44,11 @@ const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 pub const KEYS: &[Key] = &[
     key("model_name", Kind::Text, "name the model is served by [the model file's stem, or its folder's name for `model.onnx`]"),
     key("model_version", Kind::Text, "version the model is served by [1]"),
-    key("model_path", Kind::Text, "model file, or folder of a SavedModel [/models/<model_name>/model.onnx, /models/<model_name>]"),
+    key(
+        "model_path",
+        Kind::Text,
+        "model file, or folder of a SavedModel [/models/<model_name>/model.onnx, /models/<model_name>]",
+    ),
     key("backend", Kind::Text, "runtime: onnxruntime or tensorflow [onnxruntime]"),
     key(
         "library",
@@ -72,6 +76,7 @@ pub const KEYS: &[Key] = &[
     key("idle_timeout_ms", Kind::Integer, "for a request's head to arrive, a connection's idle time included [75000]"),
     key("drain_timeout_ms", Kind::Integer, "for requests in flight to end after SIGTERM [25000]"),
     key("warm_up", Kind::Text, "off, zeros, or a folder with input_0.pb and so on [zeros]"),
+    key("warm_up_repeats", Kind::Integer, "runs after the first, of which the median is told [0]"),
     key("log_level", Kind::Text, "error, warn, info or debug [info]"),
     key("log_format", Kind::Text, "json or text [json]"),
     key("health_route", Kind::Text, "another path of readiness [none]"),

@@ -140,7 +140,10 @@ async fn tensorflow_servings_state_and_signatures() {
     assert_eq!(signature["inputs"]["x"]["tensor_shape"]["dim"][0]["size"], "-1");
     let unknown = r#"{"signature_name": "other", "instances": [1]}"#;
     let (status, answer) = send(&app, "POST", "/v1/models/m:predict", &[], unknown).await;
-    assert_eq!((status, body(answer)["error"].clone()), (400, "signature `other` is unknown, the model has `serving_default`".into()));
+    assert_eq!(
+        (status, body(answer)["error"].clone()),
+        (400, "signature `other` is unknown, the model has `serving_default`".into())
+    );
     app.drain();
     assert_eq!(state(send(&app, "GET", "/v1/models/m", &[], "").await.1), "UNLOADING");
 }

@@ -83,7 +83,8 @@ impl<'a> PredictRequest<'a> {
             Layout::Columns => match members(self.data) {
                 Some(columns) => {
                     known(&columns, model)?;
-                    let column = |spec: &TensorSpec| tensor(spec, columns.get(spec.name.as_str()).ok_or_else(|| missing(spec))?.get());
+                    let column =
+                        |spec: &TensorSpec| tensor(spec, columns.get(spec.name.as_str()).ok_or_else(|| missing(spec))?.get());
                     model.inputs.iter().map(column).collect()
                 }
                 None => Ok(vec![tensor(self.only(model)?, self.data.get())?]),
@@ -134,10 +135,14 @@ fn named_rows(rows: &[&RawValue], model: &ModelInterface) -> Result<Vec<Tensor>,
             column.push_str(value.get());
         }
     }
-    columns.iter_mut().zip(&model.inputs).map(|(column, spec)| {
-        column.push(']');
-        tensor(spec, column)
-    }).collect()
+    columns
+        .iter_mut()
+        .zip(&model.inputs)
+        .map(|(column, spec)| {
+            column.push(']');
+            tensor(spec, column)
+        })
+        .collect()
 }
 
 fn known(members: &Members<'_>, model: &ModelInterface) -> Result<(), ProtocolError> {
@@ -156,8 +161,7 @@ fn tensor(spec: &TensorSpec, text: &str) -> Result<Tensor, ProtocolError> {
         return Err(ProtocolError::WrongShape { input: spec.name.clone(), found: shape, expected: spec.shape.clone() });
     }
     let elements = read_lists(&spec.name, spec.datatype, &shape, text)?;
-    Tensor::new(spec.datatype, shape, elements)
-        .map_err(|source| ProtocolError::Tensor { input: spec.name.clone(), source })
+    Tensor::new(spec.datatype, shape, elements).map_err(|source| ProtocolError::Tensor { input: spec.name.clone(), source })
 }
 
 /// Writes the answer: `predictions` for rows, `outputs` for columns. A single output goes without its name.
@@ -288,8 +292,7 @@ impl Output<'_> {
             json.push(b'}');
             return Ok(());
         }
-        let text = std::str::from_utf8(string)
-            .map_err(|_| ProtocolError::NotText { output: self.spec.name.clone(), index })?;
+        let text = std::str::from_utf8(string).map_err(|_| ProtocolError::NotText { output: self.spec.name.clone(), index })?;
         write_json(json, text);
         Ok(())
     }
@@ -408,8 +411,11 @@ mod tests {
         assert_eq!(one(Layout::Columns), r#"{"outputs":[[1.0,2.5],[NaN,-Infinity]]}"#);
         let strings: Strings = [b"a".as_slice(), b"\xff"].into_iter().collect();
         let bytes = Tensor::new(Datatype::Bytes, vec![2], Elements::Strings(strings)).expect("sound");
-        let named = |name: &str| text(Layout::Rows, vec![spec_y(), spec(name, Datatype::Bytes, &[None])], &[tensor.clone(), bytes.clone()]);
-        let expected = r#"{"predictions":[{"y":[1.0,2.5],"i_bytes":{"b64":"YQ=="}},{"y":[NaN,-Infinity],"i_bytes":{"b64":"/w=="}}]}"#;
+        let named = |name: &str| {
+            text(Layout::Rows, vec![spec_y(), spec(name, Datatype::Bytes, &[None])], &[tensor.clone(), bytes.clone()])
+        };
+        let expected =
+            r#"{"predictions":[{"y":[1.0,2.5],"i_bytes":{"b64":"YQ=="}},{"y":[NaN,-Infinity],"i_bytes":{"b64":"/w=="}}]}"#;
         assert_eq!(named("i_bytes").expect("encoded"), expected);
         assert!(matches!(named("i"), Err(ProtocolError::NotText { index: 1, .. })));
     }

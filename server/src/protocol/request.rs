@@ -179,9 +179,7 @@ impl<'a> Request<'a> {
         let inputs = tensors
             .into_iter()
             .zip(&model.inputs)
-            .map(|(tensor, spec)| {
-                tensor.ok_or_else(|| missing(spec))
-            })
+            .map(|(tensor, spec)| tensor.ok_or_else(|| missing(spec)))
             .collect::<Result<_, _>>()?;
         Ok(Bound { inputs, outputs: self.bind_outputs(model)? })
     }

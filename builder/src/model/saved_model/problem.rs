@@ -34,7 +34,9 @@ pub enum SavedModelProblem {
         signature: String,
     },
     /// An input or output that no request can carry.
-    #[error("has {what} `{name}` of signature `{signature}`, which is {found}, expected a dense tensor of numbers, booleans or strings")]
+    #[error(
+        "has {what} `{name}` of signature `{signature}`, which is {found}, expected a dense tensor of numbers, booleans or strings"
+    )]
     Tensor {
         /// `input` or `output`, with its article.
         what: &'static str,

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
 use prost::Message as _;
 use prost::encoding::encode_varint;
-use proptest::prelude::*;
 
 use super::proto::{BundleEntry, BundleHeader, TensorDimension, TensorInfo, TensorShape};
 use super::*;
@@ -164,7 +164,8 @@ fn missing_and_damaged_files_are_named() {
 #[test]
 fn assets_outside_of_the_folder_are_refused() {
     for name in ["../secret", "/etc/passwd"] {
-        let asset = field(2, [graph("serve", &[signature("s", tensor(1, &[]), tensor(1, &[]))]), field(6, field(2, name))].concat());
+        let asset =
+            field(2, [graph("serve", &[signature("s", tensor(1, &[]), tensor(1, &[]))]), field(6, field(2, name))].concat());
         assert!(matches!(problem_of(&asset), SavedModelProblem::File { .. }), "{name}");
     }
     let folder = folder(&served());

@@ -185,11 +185,7 @@ mod tests {
         let signatures = parse(&sample()).expect("a sound message");
         assert_eq!(signatures.keys().collect::<Vec<_>>(), ["serving_default"]);
         let signature = &signatures["serving_default"];
-        let x = Outlet {
-            tensor: Some("serve_x:0".into()),
-            data_type: 1,
-            shape: ShapeSpec::Ranked(vec![None, Some(3)]),
-        };
+        let x = Outlet { tensor: Some("serve_x:0".into()), data_type: 1, shape: ShapeSpec::Ranked(vec![None, Some(3)]) };
         assert_eq!(signature.inputs["x"], x);
         assert_eq!((signature.outputs["y"].data_type, &signature.outputs["y"].shape), (7, &ShapeSpec::Unranked));
     }
