@@ -25,7 +25,7 @@ install: build ## put imgbuild, imgserve and the data files below PREFIX (/usr/l
 	install -D -m 755 $(TARGET)/server/imgserve $(DESTDIR)$(PREFIX)/bin/imgserve
 
 .PHONY: demo
-demo: ## package a real model, run it, and print its size report; needs no Docker
+demo: ## package a real model, run it, and print its size and cold-start reports; needs no Docker
 	@tests/tools/install-deps.sh --demo
 	@$(MAKE) --no-print-directory build
 	@tests/tools/demo.sh
@@ -44,12 +44,14 @@ lint: ## check formatting and lints
 check: lint test ## what CI runs
 
 .PHONY: bench
-bench: build ## measure against docker build, buildah and sha256sum, and write docs/BENCHMARKS.md
+bench: build ## measure against docker, buildah, skopeo and a Python image, and write docs/BENCHMARKS.md (BENCH=quick: a smoke test)
 	@tests/tools/install-deps.sh
-	@tests/bench/run.sh
+	@BENCH=$(or $(BENCH),full) tests/bench/run.sh
 
 .PHONY: golden
 golden: ## write the golden digests anew; commit the change alone and say why
+	cargo build --locked -p imgbuild
+	cargo build --locked --profile server -p imgserve
 	IMGBUILD_GOLDEN=write cargo nextest run --locked --workspace golden
 
 .PHONY: clean

@@ -8,7 +8,13 @@ use std::{env, fs};
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
     let mut files = Vec::new();
-    for (folder, suffix) in [("base-images", "toml"), ("templates", "toml"), ("templates/operators", "json")] {
+    for (folder, suffix) in [
+        ("base-images", "toml"),
+        ("templates", "toml"),
+        ("templates/operators", "json"),
+        ("templates/ci", "yaml"),
+        ("templates/deploy", "yaml"),
+    ] {
         let folder = root.join(folder);
         println!("cargo::rerun-if-changed={}", folder.display());
         collect(&folder, suffix, &mut files)?;

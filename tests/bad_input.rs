@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use imgbuild_tests::elf::rename_version;
 use imgbuild_tests::{Running, fail_with, imgbuild, model_in, python, root, succeed, wait_for};
 
 fn folder() -> tempfile::TempDir {
@@ -140,25 +141,9 @@ fn a_budget_that_is_exceeded_ends_with_its_own_code_and_names_the_library() {
 fn a_server_that_wants_a_newer_glibc_is_refused_with_symbol_version_and_library() {
     let folder = folder();
     model_in(folder.path(), "magika");
-    // The version's name in the binary is replaced by one that the base's glibc does not have, and its hash with it.
+    // The version's name in the binary is replaced by one that the base's glibc does not have.
     let server = std::fs::read(imgbuild_tests::imgserve_path()).expect("the server");
-    let (old, new) = (b"GLIBC_2.34\0", b"GLIBC_2.99\0");
-    let hash = |name: &[u8]| {
-        name[..name.len() - 1].iter().fold(0u32, |h, byte| {
-            let h = (h << 4).wrapping_add(u32::from(*byte));
-            let g = h & 0xf000_0000;
-            (h ^ (g >> 24)) & !g
-        })
-    };
-    let replace = |bytes: Vec<u8>, from: &[u8], to: &[u8]| {
-        let mut bytes = bytes;
-        while let Some(at) = bytes.windows(from.len()).position(|window| window == from) {
-            bytes[at..at + from.len()].copy_from_slice(to);
-        }
-        bytes
-    };
-    let bytes = replace(server, old, new);
-    let bytes = replace(bytes, &hash(old).to_le_bytes(), &hash(new).to_le_bytes());
+    let bytes = rename_version(server, "GLIBC_2.34", "GLIBC_2.99");
     let patched = folder.path().join("imgserve");
     std::fs::write(&patched, bytes).expect("a file");
     let error = fail_with(imgbuild().current_dir(&folder).args(["build", "magika.onnx", "--server", "imgserve"]), 6);

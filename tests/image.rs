@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use imgbuild_tests::{Running, fail_with, has, imgbuild, json_file, model_in, python, registry, root, succeed, text, wait_for};
+use imgbuild_tests::{
+    Running, fail_with, free_port, has, imgbuild, json_file, model_in, python, registry, root, succeed, text, wait_for,
+};
 
 fn build(folder: &Path, arguments: &[&str]) -> serde_json::Value {
     let model = model_in(folder, "magika");
@@ -29,6 +31,16 @@ fn the_image_is_small_has_no_shell_and_does_not_run_as_root() {
     let inspected: serde_json::Value = serde_json::from_slice(&inspected.stdout).expect("JSON");
     assert_eq!(inspected["config"]["User"], "65532:65532");
     assert_eq!(inspected["digest"], report["image"]["digest"]);
+}
+
+#[test]
+fn the_image_specification_s_schemas_accept_index_manifest_and_config() {
+    let folder = tempfile::tempdir().expect("a folder");
+    build(folder.path(), &["-o", "oci:zstd", "--compression", "zstd"]);
+    build(folder.path(), &["-o", "oci:gzip", "--compression", "gzip"]);
+    let schemas = text(&succeed(&mut Command::new(root().join("tests/tools/image-spec.sh"))).stdout);
+    let judge = root().join("tests/tools/judge_image_spec.py");
+    succeed(python().current_dir(&folder).arg(judge).arg(schemas.trim()).args(["zstd", "gzip"]));
 }
 
 #[test]
@@ -148,6 +160,24 @@ fn docker_loads_and_pulls_the_image_and_serves_it() {
     }
 }
 
+/// With a root that cannot be written, no capabilities, and nothing else allowed, as clusters start images.
+fn serve_read_only(docker: &dyn Fn() -> Command, image: &str, model: &Path) {
+    let port = free_port();
+    let hardened = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "host"];
+    let started =
+        succeed(docker().args(["run", "--detach"]).args(hardened).args(["--env", &format!("IMGSERVE_PORT={port}"), image]));
+    let container = text(&started.stdout).trim().to_owned();
+    let address = format!("127.0.0.1:{port}");
+    let ready = wait_for(Duration::from_secs(60), || {
+        let url = format!("http://{address}/v2/health/ready");
+        let asked = Command::new("curl").args(["--silent", "--fail", &url]).status().expect("curl starts");
+        asked.success().then_some(())
+    });
+    assert!(ready.is_some(), "{}", text(&succeed(docker().args(["logs", &container])).stderr));
+    judge(&address, model);
+    succeed(docker().args(["rm", "--force", &container]));
+}
+
 fn serve_in_docker(folder: &Path, host: &str) {
     let (_registry, address) = registry(folder);
     let reference = format!("{address}/acme/magika:1");
@@ -166,6 +196,7 @@ fn serve_in_docker(folder: &Path, host: &str) {
         command
     };
     succeed(docker().args(["pull", &reference]));
+    serve_read_only(&docker, &reference, &model);
     for image in ["magika:1", reference.as_str()] {
         let mut running = imgbuild();
         let output = folder.join("address");

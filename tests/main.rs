@@ -1,7 +1,16 @@
 //! Tests of the whole product; a line per subject.
 
 mod bad_input;
+mod base_image;
+mod bench;
+mod cold_start;
 mod command;
+mod compare;
+mod custom_operators;
 mod determinism;
+mod golden;
 mod image;
+mod platforms;
 mod saved_model;
+mod template;
+mod vendor;

@@ -57,12 +57,15 @@ fn build(folder: &Path, model: &Path, arguments: &[&str]) -> serde_json::Value {
 }
 
 /// Starts the built image in the embedded runner, and gives its address.
-fn serve(folder: &Path) -> (Running, String) {
+fn serve(folder: &Path, variables: &[&str]) -> (Running, String) {
     let output = folder.join("address");
     let file = std::fs::File::create(&output).expect("a file");
     let log = std::fs::File::create(folder.join("log")).expect("a file");
     let mut command = imgbuild();
     command.current_dir(folder).args(["run", "oci:image:1", "--runner", "embedded", "--wait", "300"]).stdout(file).stderr(log);
+    for variable in variables {
+        command.args(["-e", variable]);
+    }
     let running = Running::start(&mut command);
     let address =
         wait_for(Duration::from_secs(300), || std::fs::read_to_string(&output).ok().filter(|text| text.ends_with('\n')));
@@ -82,7 +85,8 @@ fn judge(address: &str, tolerance: &str, reference: &Path) -> serde_json::Value 
 fn the_image_of_a_saved_model_answers_as_tensorflows_python_does() {
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
     let model = model("basic-pitch-saved-model");
-    let report = build(folder.path(), &model, &[]);
+    let report = build(folder.path(), &model, &["--xla", "off"]);
+    assert_eq!(report["xla"]["mode"], "off");
     assert_eq!((report["stack"].as_str(), report["model"]["format"].as_str()), (Some("tf-xla"), Some("saved_model")));
     let shared = &report["totals"]["without_model"];
     assert!(shared["unpacked"].as_u64().expect("a number") <= 660_000_000, "{shared}");
@@ -91,10 +95,29 @@ fn the_image_of_a_saved_model_answers_as_tensorflows_python_does() {
     let cut: u64 = cuts.filter_map(|cut| cut["unpacked"].as_u64()).sum();
     assert!(cut > 200_000_000, "the symbol table of the library is accounted for: {cut}");
 
-    let (mut running, address) = serve(folder.path());
+    let (mut running, address) = serve(folder.path(), &[]);
     let outcome = judge(&address, "1e-4", &reference(&model, "basic-pitch"));
     assert_eq!(outcome["cases"], 16);
     assert_eq!(running.terminate(), Some(0));
+}
+
+#[test]
+fn what_xla_compiles_is_compiled_while_the_image_is_built_and_used_from_its_layer() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
+    let model = model("basic-pitch-saved-model");
+    let report = build(folder.path(), &model, &[]);
+    let clusters = report["xla"]["clusters"].as_u64().unwrap_or_else(|| panic!("compiled ahead: {}", report["xla"]));
+    assert!(clusters > 0 && report["xla"]["mode"] == "auto", "{}", report["xla"]);
+    assert!(report["layers"].as_array().expect("a list").iter().any(|layer| layer["name"] == "compiled"));
+    let loud = ["TF_CPP_MIN_LOG_LEVEL=0", "TF_CPP_VMODULE=device_executable_persistor=2"];
+    let (mut running, address) = serve(folder.path(), &loud);
+    let log = std::fs::read_to_string(folder.path().join("log")).expect("a log");
+    assert_eq!(log.matches("Loading cached entry for").count() as u64, clusters, "every cluster comes from the image:\n{log}");
+    judge(&address, "2e-3", &reference(&model, "basic-pitch"));
+    assert_eq!(running.terminate(), Some(0));
+    // A model that asks for nothing cannot be made to.
+    let error = fail_with(imgbuild().current_dir(&folder).arg("build").arg(&model).args(["--xla", "must", "--name", "m"]), 3);
+    assert!(error.contains("does not ask to be compiled"), "{error}");
 }
 
 #[test]
@@ -155,7 +178,7 @@ fn a_stripped_library_is_what_readelf_says() {
         return;
     }
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
-    build(folder.path(), &model("basic-pitch-saved-model"), &["--compression", "gzip:1"]);
+    build(folder.path(), &model("basic-pitch-saved-model"), &["--compression", "gzip:1", "--xla", "off"]);
     succeed(Command::new("umoci").current_dir(&folder).args(["unpack", "--rootless", "--image", "image:1", "bundle"]));
     let library = folder.path().join("bundle/rootfs/usr/lib/x86_64-linux-gnu/libtensorflow_cc.so.2");
     let shown = succeed(Command::new("readelf").args(["-SW"]).arg(&library).stdin(Stdio::null()));
@@ -168,8 +191,8 @@ fn a_stripped_library_is_what_readelf_says() {
 #[test]
 fn byte_strings_and_signatures_go_through_tensorflow_servings_api() {
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
-    build(folder.path(), &made("strings"), &[]);
-    let (mut running, address) = serve(folder.path());
+    build(folder.path(), &made("strings"), &["--xla", "off"]);
+    let (mut running, address) = serve(folder.path(), &[]);
     judge(&address, "0", &reference(&made("strings"), "strings"));
     let script = r#"
 import json, sys, urllib.request, urllib.error

@@ -14,7 +14,7 @@ pub const LOCK: u8 = 4;
 pub const FETCH: u8 = 5;
 /// The image would not link: a library, symbol or version is missing.
 pub const LINK: u8 = 6;
-/// The image was built and is over a budget.
+/// The image was built and is over a budget, or answers otherwise than a policy allows.
 pub const OVER_BUDGET: u8 = 7;
 /// A registry or container daemon refused or could not be reached.
 pub const DESTINATION: u8 = 8;
@@ -32,7 +32,7 @@ pub const HELP: &str = "Exit codes:
   4  the lock is missing or stale (with --locked), or from a newer version
   5  a pinned file cannot be had: gone, wrong digest, or not in the store with --offline
   6  the image would not link
-  7  over a budget
+  7  over a budget, or other answers than a policy allows
   8  a registry or container daemon refused or could not be reached
   9  the disk or the store cannot be read or written
   10 a container did not start";

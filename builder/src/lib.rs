@@ -5,6 +5,8 @@
 
 pub mod build;
 pub mod cli;
+pub mod cold_start;
+pub mod compare;
 pub mod digest;
 pub mod elf;
 pub mod exit_code;
@@ -14,6 +16,7 @@ pub mod layer;
 pub mod link;
 pub mod lock;
 pub mod model;
+pub mod parent;
 pub mod plan;
 pub mod platform;
 pub mod progress;
@@ -29,3 +32,4 @@ pub mod template;
 pub mod transport;
 pub mod tree;
 pub mod units;
+pub mod verify;

@@ -1,5 +1,8 @@
 //! What the tests share: the built programs, real models, and programs that are started and ended by their process id.
 
+pub mod elf;
+pub mod tiny;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -63,6 +66,26 @@ pub fn imgbuild() -> Command {
     command
 }
 
+/// Checks that a command and its options, as a document shows them behind `imgbuild`, exist.
+///
+/// # Panics
+/// Where one does not.
+pub fn check_options(document: &str, line: &str) {
+    let mut words = line.split_whitespace();
+    let command = words.next().expect("a command");
+    let mut help = imgbuild();
+    help.arg(command);
+    if command == "cache" {
+        help.arg(words.next().expect("a command of the store's"));
+    }
+    let help = text(&succeed(help.arg("--help")).stdout);
+    for option in words.filter(|word| word.starts_with('-')) {
+        let option = option.split('=').next().expect("an option");
+        let exists = help.split([' ', ',', '\n', '=', '[']).any(|word| word == option);
+        assert!(exists, "{document}: `imgbuild {line}`: {command} has no {option}");
+    }
+}
+
 /// The path of a real model, fetched from the package that ships it: `magika` or `basic-pitch`.
 ///
 /// # Panics
@@ -82,6 +105,21 @@ pub fn model_in(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(format!("{name}.onnx"));
     std::fs::copy(model(name), &path).expect("the model can be copied");
     path
+}
+
+/// A lock of the default stack and base in a folder. Versions are chosen once for all tests: that asks package indexes.
+///
+/// # Panics
+/// Where a version cannot be chosen.
+pub fn lock_in(folder: &Path) {
+    let kept = build_folder().join("test.lock");
+    if !kept.exists() {
+        let scratch = tempfile::tempdir_in(build_folder()).expect("the build folder can be written");
+        model_in(scratch.path(), "magika");
+        succeed(imgbuild().current_dir(&scratch).args(["lock", "magika.onnx"]));
+        std::fs::rename(scratch.path().join("imgbuild.lock"), &kept).expect("the build folder can be written");
+    }
+    std::fs::copy(&kept, folder.join("imgbuild.lock")).expect("the lock can be copied");
 }
 
 /// Python with the packages of `tests/tools/requirements.txt`.
@@ -224,6 +262,23 @@ pub fn registry(folder: &Path) -> (Running, String) {
     let answers = wait_for(Duration::from_secs(20), || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
     assert!(answers.is_some(), "docker-registry does not answer at {address}");
     (running, address)
+}
+
+/// Starts an image with the embedded runner and gives the address that it prints.
+///
+/// # Panics
+/// Where it gives none within a minute.
+#[must_use]
+pub fn serve(folder: &Path, image: &str) -> (Running, String) {
+    let output = folder.join("address");
+    let log = folder.join("container.log");
+    let file = |path: &Path| std::fs::File::create(path).expect("the folder can be written");
+    let mut command = imgbuild();
+    command.current_dir(folder).args(["run", image, "--runner", "embedded"]).stdout(file(&output)).stderr(file(&log));
+    let running = Running::start(&mut command);
+    let address = wait_for(Duration::from_secs(60), || std::fs::read_to_string(&output).ok().filter(|text| text.ends_with('\n')));
+    let address = address.unwrap_or_else(|| panic!("no address: {}", std::fs::read_to_string(&log).unwrap_or_default()));
+    (running, address.trim().trim_start_matches("http://").to_owned())
 }
 
 /// Reads a file of JSON.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packages a real model, runs the image, asks it something, and prints its size report. Needs neither Docker nor a registry account.
+# Packages a real model, runs the image, asks it something, and prints its size report and its cold-start report. Needs neither Docker nor a registry account.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
@@ -50,5 +50,9 @@ grep '"imgserve":"phase"' run.log || { cat run.log >&2; exit 1; }
 kill -TERM "$runner"
 wait "$runner"
 trap - EXIT
+say "\$ imgbuild coldstart oci:magika.oci --runs 3 --seconds 1 --report coldstart.json"
+"$imgbuild" coldstart oci:magika.oci --runs 3 --seconds 1 --report coldstart.json
+say "size report, as above"
+"$imgbuild" build magika.onnx
 echo
-echo "image: $work/magika.oci   size report: $work/size.json"
+echo "image: $work/magika.oci   size report: $work/size.json   cold-start report: $work/coldstart.json"

@@ -24,7 +24,11 @@ if [ "${1:-}" != --demo ]; then
   need openssl openssl
   need zstd zstd
   need busybox busybox-static
+  need chromium chromium
   need setpriv util-linux
+  # What the benchmark compares with.
+  [ -x /usr/bin/time ] || missing+=(time)
+  PATH=$PATH:/usr/sbin need debootstrap debootstrap
 fi
 if ! command -v cargo >/dev/null 2>&1; then
   echo "error: cargo is missing: install a Rust toolchain (version: rust-version in Cargo.toml)" >&2

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::layer::{CompressionError, LayerError, ReadError};
 use crate::lock::LockError;
 use crate::model::ModelError;
+use crate::parent::ParentError;
 use crate::platform::Platform;
 use crate::runner::RunnerError;
 use crate::runtime::RuntimeError;
@@ -33,14 +34,9 @@ pub enum BuildError {
         /// What it does.
         expected: String,
     },
-    /// A kind of base that cannot be built on.
-    #[error("`{base}` cannot be the base: {reason}")]
-    Base {
-        /// The base.
-        base: String,
-        /// Why not.
-        reason: &'static str,
-    },
+    /// The image that everything is put upon cannot be had or used.
+    #[error(transparent)]
+    Parent(#[from] ParentError),
     /// The server binary is not there.
     #[error("there is no inference server at `{path}`")]
     NoServer {
@@ -143,6 +139,7 @@ impl BuildError {
             Self::Model(error) => error.hint(),
             Self::Template(error) => error.hint(),
             Self::Lock(error) => error.hint(),
+            Self::Parent(error) => error.hint(),
             Self::Source(error) => error.hint(),
             Self::Package(error) => error.hint(),
             Self::Runtime(error) => error.hint(),

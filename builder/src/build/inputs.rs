@@ -1,5 +1,6 @@
 //! Everything a build starts from: the opened model, the data files, the locked and fetched packages, the server.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{BuildError, BuildOptions};
@@ -8,15 +9,16 @@ use crate::elf::{ElfObject, Machine};
 use crate::layer;
 use crate::lock::{Chooser, Lock, LockRequest, ServerPin};
 use crate::model::{Content, Format, Model, OperatorTable, TensorFlowOperators, check_operators};
+use crate::parent::{Parent, ParentName, Parents};
 use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::recipe::{BaseChoice, Recipe};
+use crate::recipe::{BaseChoice, Recipe, User};
 use crate::runtime::RuntimeRequest;
 use crate::source::debian::Release;
 use crate::source::package::Package;
 use crate::source::{Environment, Pin, Request, Sources};
 use crate::store::Store;
-use crate::template::{BaseImage, Contents, Data, ModelFormat, StackTemplate};
+use crate::template::{BaseImage, Contents, Data, Loaded, ModelFormat, StackTemplate};
 
 /// The stack that serves models of a format unless the user says otherwise.
 fn default_stack(format: Format) -> &'static str {
@@ -25,6 +27,9 @@ fn default_stack(format: Format) -> &'static str {
         Format::SavedModel => "tf-xla",
     }
 }
+
+/// The description that surrounds a base that is named as an image.
+const PLAIN_BASE: &str = "scratch";
 
 /// The server binary, looked at.
 #[derive(Debug, Clone)]
@@ -44,6 +49,10 @@ pub struct Inputs {
     pub stack: StackTemplate,
     /// The base.
     pub base: BaseImage,
+    /// The image that everything is put upon, where the base is one.
+    pub parent: Option<Parent>,
+    /// As whom the image runs.
+    pub user: User,
     /// The stack's packages.
     pub stack_packages: Vec<Package>,
     /// The base's packages.
@@ -100,21 +109,7 @@ impl Inputs {
                 Content::SavedModel(saved) => saved.check_operators(&TensorFlowOperators::parse(&text)?, &model.path)?,
             }
         }
-        let base = match &recipe.base {
-            BaseChoice::Named(name) => data.base_image(name)?,
-            BaseChoice::Image(base) => {
-                return Err(BuildError::Base {
-                    base: base.clone(),
-                    reason: "images as bases are not supported yet, expected a name of `base-images/`",
-                });
-            }
-        };
-        if let Contents::Oci(image) = base.value.contents() {
-            return Err(BuildError::Base {
-                base: image.to_owned(),
-                reason: "images as bases are not supported yet, expected packages",
-            });
-        }
+        let (base, base_image) = base_of(recipe, &data)?;
         let server = ServerBinary::open(&options.server, recipe.platform, store)?;
 
         let mut requests = stack_requests(&stack.value, recipe)?;
@@ -127,9 +122,11 @@ impl Inputs {
             data: Digest::of(format!("{}\n{}\n", stack.digest, base.digest).as_bytes()),
             server: server.pin.clone(),
             requests,
+            base_image,
         };
+        let parents = Parents { client: &options.client, store, reach: options.reach, progress, platform: recipe.platform };
         let sources = Sources::new(&Environment::of_process(), &recipe.folder);
-        let chooser = Chooser { sources: &sources, store, reach: options.reach, progress };
+        let chooser = Chooser { sources: &sources, store, parents: &parents, reach: options.reach, progress };
         let obtained = Lock::obtain(&recipe.lock_path(), &request, options.lock, &chooser)?;
         let pins: Vec<&Pin> = obtained.lock.inputs.iter().collect();
         let blobs = sources.obtain(&pins, store, options.reach, progress)?;
@@ -141,10 +138,17 @@ impl Inputs {
         {
             base.value.check_release(&Release::of(package, store)?)?;
         }
+        let parent = match (&request.base_image, &obtained.lock.base_image) {
+            (Some(name), Some(pin)) => Some(parents.open(name, pin)?),
+            _ => None,
+        };
+        let user = user_of(recipe, &base.value, parent.as_ref(), progress)?;
         Ok(Self {
             model,
             stack: stack.value,
             base: base.value,
+            parent,
+            user,
             stack_packages: packages,
             base_packages,
             server,
@@ -153,12 +157,35 @@ impl Inputs {
         })
     }
 
+    /// The image's environment: the base's, then the stack's, then the recipe's.
+    #[must_use]
+    pub fn environment(&self, recipe: &Recipe) -> BTreeMap<String, String> {
+        let mut environment = self.parent.as_ref().map(Parent::environment).unwrap_or_default();
+        environment.extend(self.base.environment.clone());
+        environment.extend(self.stack.environment.clone());
+        environment.extend(recipe.environment.clone());
+        environment
+    }
+
+    /// Where the server starts: in the folder that the base names, or in the root.
+    #[must_use]
+    pub fn working_folder(&self) -> &str {
+        let named = self.parent.as_ref().and_then(|parent| parent.config.config.working_dir.as_deref());
+        named.filter(|folder| folder.starts_with('/')).unwrap_or("/")
+    }
+
     /// What the runtime is resolved from.
     #[must_use]
     pub fn runtime_request<'a>(&'a self, recipe: &'a Recipe) -> RuntimeRequest<'a> {
         RuntimeRequest {
             stack: &self.stack,
             base: &self.base,
+            parent: self.parent.as_ref(),
+            library_path: self
+                .environment(recipe)
+                .get("LD_LIBRARY_PATH")
+                .map(|path| path.split([':', ';']).map(str::to_owned).collect())
+                .unwrap_or_default(),
             stack_packages: &self.stack_packages,
             base_packages: &self.base_packages,
             server: self.server.path.clone(),
@@ -170,6 +197,32 @@ impl Inputs {
             keep: &recipe.keep,
         }
     }
+}
+
+/// The base's description, and the image that it is or names. An image gets what every base gets besides, as far as it lacks it.
+fn base_of(recipe: &Recipe, data: &Data) -> Result<(Loaded<BaseImage>, Option<ParentName>), BuildError> {
+    match &recipe.base {
+        BaseChoice::Named(name) => {
+            let base = data.base_image(name)?;
+            let image = match base.value.contents() {
+                Contents::Oci(image) => Some(ParentName::parse(image, &recipe.folder)?),
+                Contents::Packages(_) | Contents::Nothing => None,
+            };
+            Ok((base, image))
+        }
+        BaseChoice::Image { written, folder } => Ok((data.base_image(PLAIN_BASE)?, Some(ParentName::parse(written, folder)?))),
+    }
+}
+
+/// As whom the image runs: what the recipe says, else what the base image does unless that is root, else the data file's user.
+fn user_of(recipe: &Recipe, base: &BaseImage, parent: Option<&Parent>, progress: &Progress) -> Result<User, BuildError> {
+    let user = User { uid: base.user.uid, gid: base.user.gid };
+    let Some(parent) = parent.filter(|_| recipe.user.is_none()) else { return Ok(recipe.user.unwrap_or(user)) };
+    if let Some(user) = parent.user()? {
+        return Ok(user);
+    }
+    progress.note(format!("the base {} runs as root; the image runs as {user}", parent.name));
+    Ok(user)
 }
 
 fn check_stack(stack: &StackTemplate, model: &Model, recipe: &Recipe) -> Result<(), BuildError> {

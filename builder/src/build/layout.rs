@@ -7,14 +7,16 @@ use serde_json::Value;
 
 use super::warm::Xla;
 use super::{BuildError, Inputs};
-use crate::layer;
+use crate::digest::Digest;
+use crate::layer::{self, IndexKind};
 use crate::model::Content as ModelContent;
+use crate::parent::Parent;
 use crate::recipe::Recipe;
 use crate::report::XlaMode;
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
 use crate::template::User;
-use crate::tree::{Content, ImagePath, Kind, LayerName, Origin, Provenance, Tree};
+use crate::tree::{Content, Entry, ImagePath, Kind, LayerName, LayoutError, Origin, Provenance, Tree};
 
 /// Where the server's options lie in every image.
 const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
@@ -29,17 +31,17 @@ pub(super) fn lay_out(
     xla: Option<&Xla>,
     store: &Store,
 ) -> Result<Tree, BuildError> {
-    let mut tree = Tree::default();
-    lay_out_base(&mut tree, recipe, inputs)?;
+    let mut ground = Ground::new(inputs.parent.as_ref());
+    lay_out_base(&mut ground, recipe, inputs)?;
     for taken in &runtime.taken {
-        tree.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
+        ground.add(taken.path.clone(), taken.kind.clone(), taken.mode, taken.provenance.clone())?;
     }
-    lay_out_model(&mut tree, recipe, inputs, store)?;
+    lay_out_model(&mut ground, recipe, inputs, store)?;
     let config = server_config(recipe, inputs, runtime, xla)?;
     let provenance = Provenance::generated(LayerName::Model, "tells the server which model to serve");
-    tree.add_bytes(SERVER_CONFIG.parse()?, config, 0o644, provenance)?;
+    ground.add(SERVER_CONFIG.parse()?, in_memory(config), 0o644, provenance)?;
     if let Some(xla) = xla {
-        lay_out_compiled(&mut tree, xla)?;
+        lay_out_compiled(&mut ground, xla)?;
     }
     for extra in &recipe.files {
         let (digest, size) = layer::digest_file(&extra.from, store)
@@ -50,28 +52,76 @@ pub(super) fn lay_out(
             origin: Origin::User { path: extra.from.display().to_string() },
             reason: "a file of the recipe".to_owned(),
         };
-        tree.add(extra.to.clone(), kind, extra.mode, provenance)?;
+        ground.add(extra.to.clone(), kind, extra.mode, provenance)?;
     }
-    Ok(tree)
+    Ok(ground.tree)
 }
 
-fn lay_out_base(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs) -> Result<(), BuildError> {
+/// The tree, and the image that it stands on where the base is one.
+struct Ground<'a> {
+    tree: Tree,
+    parent: Option<&'a Parent>,
+}
+
+impl<'a> Ground<'a> {
+    /// A tree that has the directories of the image below, so that layers repeat them as they are there.
+    fn new(parent: Option<&'a Parent>) -> Self {
+        let mut tree = Tree::default();
+        let entries = parent.into_iter().flat_map(|parent| parent.listing.entries());
+        for (path, entry) in entries.filter(|(_, entry)| entry.kind == IndexKind::Directory) {
+            let reason = "part of the base image".to_owned();
+            let (layer, origin) = (LayerName::BaseImage, Origin::BaseImage);
+            tree.entries.insert(path, Entry { kind: Kind::Directory, mode: entry.mode, layer, origin, reason });
+        }
+        Self { tree, parent }
+    }
+
+    /// Puts an entry in its place; directories of the base may be links.
+    fn add(&mut self, path: ImagePath, kind: Kind, mode: u32, provenance: Provenance) -> Result<(), LayoutError> {
+        let path = self.parent.map_or_else(|| Ok(path.clone()), |parent| parent.listing.place(&path))?;
+        match kind {
+            Kind::Directory => self.tree.add_directory(path, mode, provenance),
+            kind => self.tree.add(path, kind, mode, provenance),
+        }
+    }
+
+    /// Puts an entry that an image below may have already; then that is left as it is.
+    fn add_missing(&mut self, path: ImagePath, kind: Kind, mode: u32, provenance: Provenance) -> Result<(), LayoutError> {
+        if self.parent.is_some_and(|parent| parent.listing.get(&path).is_some()) {
+            return Ok(());
+        }
+        self.add(path, kind, mode, provenance)
+    }
+}
+
+/// A file whose bytes are in memory.
+fn in_memory(bytes: Vec<u8>) -> Kind {
+    Kind::File { size: bytes.len() as u64, digest: Some(Digest::of(&bytes)), content: Content::Bytes(bytes) }
+}
+
+fn lay_out_base(ground: &mut Ground<'_>, recipe: &Recipe, inputs: &Inputs) -> Result<(), BuildError> {
     let base = &inputs.base;
     for link in base.links(recipe.platform) {
         let target = parent_join(&link.path.at(recipe.platform), &link.target);
+        let provenance = Provenance::generated(LayerName::Base, &link.reason);
         if let Ok(target) = target.parse() {
-            tree.add_directory(target, 0o755, Provenance::generated(LayerName::Base, &link.reason))?;
+            ground.add_missing(target, Kind::Directory, 0o755, provenance.clone())?;
         }
-        tree.add_symlink(link.path.at(recipe.platform), &link.target, Provenance::generated(LayerName::Base, &link.reason))?;
+        let kind = Kind::Symlink { target: link.target.clone() };
+        ground.add_missing(link.path.at(recipe.platform), kind, 0o777, provenance)?;
     }
     for directory in &base.directories {
         let provenance = Provenance::generated(LayerName::Base, &directory.reason);
-        tree.add_directory(directory.path.at(recipe.platform), directory.mode, provenance)?;
+        ground.add_missing(directory.path.at(recipe.platform), Kind::Directory, directory.mode, provenance)?;
     }
-    let user = User { name: base.user.name.clone(), uid: recipe.user.uid, gid: recipe.user.gid };
+    if let Some(folder) = inputs.working_folder().parse().ok().filter(|_| inputs.parent.is_some()) {
+        let provenance = Provenance::generated(LayerName::Base, "the working folder that the base names");
+        ground.add_missing(folder, Kind::Directory, 0o755, provenance)?;
+    }
+    let user = User { name: base.user.name.clone(), uid: inputs.user.uid, gid: inputs.user.gid };
     for file in &base.files {
         let provenance = Provenance::generated(LayerName::Base, &file.reason);
-        tree.add_bytes(file.path.at(recipe.platform), file.bytes(&user), 0o644, provenance)?;
+        ground.add_missing(file.path.at(recipe.platform), in_memory(file.bytes(&user)), 0o644, provenance)?;
     }
     Ok(())
 }
@@ -84,14 +134,14 @@ fn parent_join(link: &ImagePath, target: &str) -> String {
     }
 }
 
-fn lay_out_model(tree: &mut Tree, recipe: &Recipe, inputs: &Inputs, store: &Store) -> Result<(), BuildError> {
+fn lay_out_model(ground: &mut Ground<'_>, recipe: &Recipe, inputs: &Inputs, store: &Store) -> Result<(), BuildError> {
     let folder = model_folder(recipe)?;
     let mut add = |path: ImagePath, file: &std::path::Path, reason: String| -> Result<(), BuildError> {
         let file = fs::canonicalize(file).map_err(|source| StoreError::Io { action: "read", path: file.to_owned(), source })?;
         let (digest, size) = layer::digest_file(&file, store)?;
         let kind = Kind::File { content: Content::Disk(file), size, digest: Some(digest) };
         let origin = Origin::User { path: path.file_name().to_owned() };
-        Ok(tree.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason })?)
+        Ok(ground.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason })?)
     };
     // Files keep their names and their places to each other, by which the model refers to them.
     for (index, file) in inputs.model.files().iter().enumerate() {
@@ -110,7 +160,7 @@ fn model_folder(recipe: &Recipe) -> Result<ImagePath, BuildError> {
 }
 
 /// What XLA compiled, and what a processor must be able to do to run it.
-fn lay_out_compiled(tree: &mut Tree, xla: &Xla) -> Result<(), BuildError> {
+fn lay_out_compiled(ground: &mut Ground<'_>, xla: &Xla) -> Result<(), BuildError> {
     if xla.cache.is_empty() {
         return Ok(());
     }
@@ -119,11 +169,11 @@ fn lay_out_compiled(tree: &mut Tree, xla: &Xla) -> Result<(), BuildError> {
         let kind = Kind::File { content: Content::Disk(blob.path.clone()), size: blob.size, digest: Some(blob.digest) };
         let provenance =
             Provenance::generated(LayerName::Compiled, "a cluster of operators that XLA compiled while the image was built");
-        tree.add(folder.join(name)?, kind, 0o644, provenance)?;
+        ground.add(folder.join(name)?, kind, 0o644, provenance)?;
     }
     let flags = format!("{}\n", xla.cpu_flags).into_bytes();
     let provenance = Provenance::generated(LayerName::Compiled, "the features of the processor that XLA compiled for");
-    tree.add_bytes(folder.join("cpu-flags")?, flags, 0o644, provenance)?;
+    ground.add(folder.join("cpu-flags")?, in_memory(flags), 0o644, provenance)?;
     Ok(())
 }
 

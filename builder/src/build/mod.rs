@@ -16,9 +16,12 @@ use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory
 use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
 use crate::lock::LockMode;
 use crate::model::Content;
+use crate::parent::Parent;
 use crate::plan;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
+use crate::reference::Reference;
+use crate::registry::Client;
 use crate::report::{Composition, LABEL, SizeReport};
 use crate::runtime::{Runtime, SERVER_PATH};
 use crate::source::Reach;
@@ -37,6 +40,8 @@ pub struct BuildOptions {
     pub threads: usize,
     /// Seconds since 1970 for every time in the image.
     pub epoch: u64,
+    /// Reaches the registry of a base that is an image.
+    pub client: Client,
     /// The server binary, found by the caller.
     pub server: PathBuf,
     /// Leave the lock file as it is.
@@ -54,6 +59,8 @@ pub struct Built {
     pub lock_changes: Vec<String>,
     /// Layers that an earlier build had made.
     pub reused: Vec<LayerName>,
+    /// Where the base's layers are, where it is an image in a registry: other repositories there can mount them.
+    pub base_reference: Option<Reference>,
 }
 
 /// Builds the image of a recipe into the store. Where it goes from there is the caller's business.
@@ -83,7 +90,8 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     let image = assemble(recipe, &inputs, options, &written, &composition);
     let report = sizes::report(recipe, &inputs, &runtime, &tree, &written, &image, xla.as_ref());
     let reused = written.iter().filter(|(_, outcome)| outcome.reused).map(|(name, _)| *name).collect();
-    Ok(Built { image, report, lock_changes: inputs.lock_changes, reused })
+    let base_reference = inputs.parent.as_ref().and_then(|parent| parent.name.reference().cloned());
+    Ok(Built { image, report, lock_changes: inputs.lock_changes, reused, base_reference })
 }
 
 type Written = Vec<(LayerName, LayerOutcome)>;
@@ -136,9 +144,8 @@ fn xla(recipe: &Recipe, inputs: &Inputs) -> Result<Option<Xla>, BuildError> {
 }
 
 fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &Written, composition: &Composition) -> Image {
-    let mut environment: BTreeMap<String, String> = inputs.base.environment.clone();
-    environment.extend(inputs.stack.environment.clone());
-    environment.extend(recipe.environment.clone());
+    let environment = inputs.environment(recipe);
+    let parent = inputs.parent.as_ref();
     let mut labels = BTreeMap::from([
         ("org.opencontainers.image.title".to_owned(), recipe.name.clone()),
         ("io.imgbuild.stack".to_owned(), inputs.stack.name.clone()),
@@ -161,20 +168,33 @@ fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &
         platform: recipe.platform,
         epoch: options.epoch,
         container: ContainerConfig {
-            user: Some(recipe.user.to_string()),
+            user: Some(inputs.user.to_string()),
             exposed_ports: BTreeMap::from([("8080/tcp".to_owned(), BTreeMap::new())]),
             env: Some(environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
             entrypoint: Some(vec![SERVER_PATH.to_owned()]),
-            working_dir: Some("/".to_owned()),
+            working_dir: Some(inputs.working_folder().to_owned()),
             labels: Some(labels),
             stop_signal: Some("SIGTERM".to_owned()),
             ..ContainerConfig::default()
         },
-        base_history: Vec::new(),
-        base_layers: Vec::new(),
+        base_history: parent.map(Parent::history).unwrap_or_default(),
+        base_layers: parent.map(Parent::layers).unwrap_or_default(),
+        base_blobs: parent.map(Parent::blobs),
         layers,
-        annotations: BTreeMap::from([("org.opencontainers.image.title".to_owned(), recipe.name.clone())]),
+        annotations: annotations(recipe, parent),
     })
+}
+
+/// What the manifest says about the image: its title, and upon what it was put.
+fn annotations(recipe: &Recipe, parent: Option<&Parent>) -> BTreeMap<String, String> {
+    let mut annotations = BTreeMap::from([("org.opencontainers.image.title".to_owned(), recipe.name.clone())]);
+    if let Some(parent) = parent {
+        annotations.insert("org.opencontainers.image.base.digest".to_owned(), parent.pin.sha256.to_string());
+        if let Some(reference) = parent.name.reference() {
+            annotations.insert("org.opencontainers.image.base.name".to_owned(), reference.to_string());
+        }
+    }
+    annotations
 }
 
 /// Seconds since 1970 for every time in the image: `SOURCE_DATE_EPOCH`, or 0.

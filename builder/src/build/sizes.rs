@@ -7,7 +7,7 @@ use super::{Inputs, Written};
 use crate::image::Image;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{
-    Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, SCHEMA, SizeReport, Totals, VERSION,
+    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, SCHEMA, SizeReport, Totals, VERSION,
 };
 use crate::runtime::Runtime;
 use crate::tree::{LayerName, Origin, Tree};
@@ -38,6 +38,22 @@ pub(super) fn report(
     let files = files(tree, written);
     let mut layers = Vec::with_capacity(written.len());
     let mut totals = Totals { metadata: (image.manifest.len() + image.config.len()) as u64, ..Totals::default() };
+    if let Some(parent) = &inputs.parent {
+        for (layer, held) in parent.layers().into_iter().zip(parent.listing.totals()) {
+            let bytes = Bytes { unpacked: held.bytes, compressed: layer.descriptor.size };
+            totals.image.add(bytes);
+            totals.without_model.add(bytes);
+            layers.push(LayerSize {
+                name: BASE_IMAGE.to_owned(),
+                digest: layer.descriptor.digest,
+                diff_id: layer.diff_id,
+                media_type: layer.descriptor.media_type,
+                compressed: bytes.compressed,
+                unpacked: bytes.unpacked,
+                files: held.files,
+            });
+        }
+    }
     for (name, outcome) in written {
         let bytes =
             Bytes { unpacked: outcome.files.iter().map(|file| file.size).sum(), compressed: outcome.layer.descriptor.size };

@@ -24,6 +24,8 @@ use crate::store::{Blob, Store};
 
 /// How long a server may take to compile everything and become ready.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// How long a line of the server may lag behind what it tells.
+const LAG: Duration = Duration::from_secs(5);
 /// Runs of which the median is taken where times are compared.
 const REPEATS: &str = "15";
 
@@ -169,7 +171,10 @@ fn run(root: &Path, config: &ImageConfig, xla: &str, measure: bool, store: &Stor
     spec.environment = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let mut container = Embedded::new().map_err(failed)?.start(&spec).map_err(failed)?;
     wait_until_ready(container.as_mut(), "/v2/health/ready", PATIENCE).map_err(failed)?;
-    let median = container.last_lines().iter().find_map(|line| median_of(&line.text));
+    // The line may lag behind the answer.
+    let lines = container.lines();
+    let median =
+        measure.then(|| std::iter::from_fn(|| lines.recv_timeout(LAG).ok()).find_map(|line| median_of(&line.text))).flatten();
     let mut files = BTreeMap::new();
     if let Some(pid) = container.pid() {
         let folder = PathBuf::from(format!("/proc/{pid}/root/tmp"));

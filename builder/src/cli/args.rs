@@ -42,8 +42,18 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show what brought a library into an image, or why it was left out
     Why(WhyArgs),
+    /// Hold images against one another and against limits
+    Compare(super::compare::CompareArgs),
+    /// Show the trend of many reports or of a repository's tags
+    History(super::compare::HistoryArgs),
     /// Start an image and print its address
     Run(RunArgs),
+    /// Measure how long an image takes from nothing to its first answer, phase by phase
+    Coldstart(super::coldstart::ColdstartArgs),
+    /// Check that an image answers as it should on a fixed test set
+    Verify(super::verify::VerifyArgs),
+    /// Write what an image answers to a test set, for later verification
+    Record(super::verify::RecordArgs),
     /// Copy an image from one place to another
     Push(PushArgs),
     /// Keep credentials for a registry, in Docker's file
@@ -52,6 +62,8 @@ pub enum Command {
     Logout(LogoutArgs),
     /// List or prune the store
     Cache(CacheArgs),
+    /// Print a file for a pipeline or a cluster, filled in for an image
+    Template(super::template::TemplateArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -71,15 +83,15 @@ pub struct RecipeArgs {
     #[arg(long, value_name = "STACK")]
     pub stack: Option<String>,
 
-    /// What lies at the bottom: debian-12, scratch, or an image by digest
+    /// What lies at the bottom: debian-12, scratch, or an image (oci:DIR, oci-archive:FILE, docker://HOST/NAME), pinned by digest
     #[arg(long, value_name = "BASE")]
     pub base: Option<String>,
 
-    /// Platform, linux/amd64 or linux/arm64 [default: this machine's]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<Platform>,
+    /// Platform, linux/amd64 or linux/arm64; several, separated by commas, give an index [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    pub platform: Vec<Platform>,
 
-    /// Server binary [default: imgserve beside imgbuild]
+    /// Server binary; `{arch}` in it stands for amd64 or arm64 [default: imgserve beside imgbuild, imgserve-arm64 for another platform]
     #[arg(long, env = "IMGBUILD_SERVER", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub server: Option<PathBuf>,
 
@@ -110,7 +122,9 @@ pub struct RegistryArgs {
   imgbuild build model.onnx -o docker-daemon:magika:1 -o oci-archive:magika.tar
       loads it in Docker and writes an archive as well
   imgbuild build --locked --offline
-      builds imgbuild.toml from the store alone, with exactly the pinned inputs")]
+      builds imgbuild.toml from the store alone, with exactly the pinned inputs
+  imgbuild build model.onnx --platform linux/amd64,linux/arm64 --server imgserve-{arch} -t localhost:5000/acme/magika:1 --push
+      sends an image for each platform and one index over them")]
 pub struct BuildArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
@@ -191,6 +205,9 @@ pub struct LockArgs {
     /// Print the lock as JSON
     #[arg(long)]
     pub json: bool,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }
 
 /// `imgbuild init`

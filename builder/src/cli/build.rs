@@ -5,10 +5,11 @@ use std::thread::available_parallelism;
 
 use super::args::{BuildArgs, LockArgs, RecipeArgs};
 use super::failure::Failure;
-use super::{Context, images, print, print_json};
+use super::{Context, images, platforms, print, print_json};
 use crate::build::{BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
 use crate::exit_code;
 use crate::lock::LockMode;
+use crate::platform::Platform;
 use crate::recipe::{Budgets, Overrides, Recipe};
 use crate::reference::Reference;
 use crate::report::{self, SizeReport};
@@ -17,36 +18,15 @@ use crate::transport::{Content, Put, Transport};
 use crate::units::ByteSize;
 
 pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
-    let mut overrides = overrides(&args.recipe);
-    overrides.name = args.name;
-    overrides.compression = args.compression;
-    overrides.minimize = args.minimize;
-    overrides.tags = args.tag;
-    overrides.outputs = args.output;
-    overrides.keep = args.keep;
-    overrides.xla = args.xla;
-    overrides.warm = args.no_warm.then_some(false);
-    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides)?;
-    let references = recipe
-        .tags
-        .iter()
-        .map(|tag| tag.parse())
-        .collect::<Result<Vec<Reference>, _>>()
-        .map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))?;
-    if args.push && references.is_empty() {
-        return Err(Failure::new("there is nowhere to push to: the image has no reference", exit_code::UNUSABLE_INPUT)
-            .with_hint("name one with `-t HOST/NAME:TAG`"));
+    if args.recipe.platform.len() > 1 {
+        return platforms::build(context, &args);
     }
+    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides_of(&args, args.recipe.platform.first().copied()))?;
+    let references = references_of(&recipe, args.push)?;
     // Every place is understood before anything is built.
     let places = places(&recipe, &references, args.push)?;
-    let options = BuildOptions {
-        lock: if args.locked { LockMode::Locked } else { LockMode::Complete },
-        reach: reach(args.recipe.offline),
-        threads: args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
-        epoch: epoch_of_environment()?,
-        server: server(&recipe)?,
-        dry_run: args.dry_run,
-    };
+    let lock = if args.locked { LockMode::Locked } else { LockMode::Complete };
+    let options = options_of(context, &recipe, &args, lock)?;
     let store = context.store()?;
     let built = build_image(&recipe, &options, &store, &context.progress)?;
     tell_lock_changes(context, &recipe, &built.lock_changes, args.dry_run);
@@ -81,13 +61,62 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     .with_hint("`imgbuild why IMAGE LIBRARY` tells what brought a library in; budgets are in the recipe under [budgets]"))
 }
 
+/// What was typed, for one platform or the recipe's.
+pub(super) fn overrides_of(args: &BuildArgs, platform: Option<Platform>) -> Overrides {
+    Overrides {
+        name: args.name.clone(),
+        compression: args.compression.clone(),
+        minimize: args.minimize,
+        tags: args.tag.clone(),
+        outputs: args.output.clone(),
+        keep: args.keep.clone(),
+        xla: args.xla,
+        warm: args.no_warm.then_some(false),
+        ..overrides(&args.recipe, platform)
+    }
+}
+
+/// How one image is built.
+pub(super) fn options_of(context: &Context, recipe: &Recipe, args: &BuildArgs, lock: LockMode) -> Result<BuildOptions, Failure> {
+    Ok(BuildOptions {
+        lock,
+        reach: reach(args.recipe.offline),
+        threads: args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
+        epoch: epoch_of_environment()?,
+        client: images::client(context, &args.registry, None),
+        server: server(recipe)?,
+        dry_run: args.dry_run,
+    })
+}
+
+/// The references of a recipe; with `--push` there must be one.
+pub(super) fn references_of(recipe: &Recipe, push: bool) -> Result<Vec<Reference>, Failure> {
+    let references = recipe.tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Reference>, _>>();
+    let references = references.map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))?;
+    if push && references.is_empty() {
+        return Err(Failure::new("there is nowhere to push to: the image has no reference", exit_code::UNUSABLE_INPUT)
+            .with_hint("name one with `-t HOST/NAME:TAG`"));
+    }
+    Ok(references)
+}
+
 pub(super) fn lock(context: &Context, args: LockArgs) -> Result<u8, Failure> {
-    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides(&args.recipe))?;
+    let platforms: Vec<Option<Platform>> = match args.recipe.platform.as_slice() {
+        [] => vec![None],
+        several => several.iter().copied().map(Some).collect(),
+    };
+    platforms.into_iter().try_for_each(|platform| lock_one(context, &args, platform))?;
+    Ok(exit_code::SUCCESS)
+}
+
+fn lock_one(context: &Context, args: &LockArgs, platform: Option<Platform>) -> Result<(), Failure> {
+    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides(&args.recipe, platform))?;
     let options = BuildOptions {
         lock: if args.update { LockMode::Update } else { LockMode::Complete },
         reach: reach(args.recipe.offline),
         threads: 1,
         epoch: 0,
+        client: images::client(context, &args.registry, None),
         server: server(&recipe)?,
         dry_run: false,
     };
@@ -100,15 +129,16 @@ pub(super) fn lock(context: &Context, args: LockArgs) -> Result<u8, Failure> {
     } else {
         print(&format!("{}\n", inputs.lock_changes.join("\n")));
     }
-    Ok(exit_code::SUCCESS)
+    Ok(())
 }
 
-fn overrides(args: &RecipeArgs) -> Overrides {
+fn overrides(args: &RecipeArgs, platform: Option<Platform>) -> Overrides {
     Overrides {
         model: args.model.clone(),
         stack: args.stack.clone(),
         base: args.base.clone(),
-        platform: args.platform,
+        platform,
+        one_of_several: args.platform.len() > 1,
         server: args.server.clone(),
         ..Overrides::default()
     }
@@ -118,17 +148,21 @@ fn reach(offline: bool) -> Reach {
     if offline { Reach::Offline } else { Reach::Online }
 }
 
-/// The server that goes into the image: the recipe's, or the one beside this program.
+/// The server that goes into the image: the recipe's, or the one beside this program, which has the platform's name where that
+/// is not this machine's.
 fn server(recipe: &Recipe) -> Result<PathBuf, Failure> {
     if let Some(path) = &recipe.server {
         return Ok(path.clone());
     }
     let own = std::env::current_exe().map_err(|error| Failure::new(error, exit_code::STORAGE))?;
-    Ok(own.with_file_name("imgserve"))
+    Ok(match recipe.platform {
+        platform if platform == Platform::host() => own.with_file_name("imgserve"),
+        other => own.with_file_name(format!("imgserve-{}", other.architecture())),
+    })
 }
 
 /// Where the image goes: the outputs, the registries of the references with `--push`, or a layout beside the model.
-fn places(recipe: &Recipe, references: &[Reference], push: bool) -> Result<Vec<Transport>, Failure> {
+pub(super) fn places(recipe: &Recipe, references: &[Reference], push: bool) -> Result<Vec<Transport>, Failure> {
     let mut places = recipe.outputs.iter().map(|output| output.parse()).collect::<Result<Vec<Transport>, _>>()?;
     if push {
         places.extend(references.iter().cloned().map(Transport::Registry));
@@ -152,13 +186,18 @@ fn put_everywhere(
     let content = Content::from(built.image.clone());
     for place in places {
         let request = Put { name: references.first(), platform: None, store: Some(&store), progress: &context.progress };
-        let placed = images::put(context, place, &content, &request, registry, &images::PushChoices::default())?;
+        // Layers of the base that lie in the same registry are mounted from there.
+        let base = built.base_reference.iter();
+        let near = base.filter(|base| matches!(place, Transport::Registry(reference) if reference.registry == base.registry));
+        let choices =
+            images::PushChoices { mount_from: near.map(|base| base.repository.clone()).collect(), ..Default::default() };
+        let placed = images::put(context, place, &content, &request, registry, &choices)?;
         context.progress.note(format!("{place}: {placed}"));
     }
     Ok(())
 }
 
-fn tell_lock_changes(context: &Context, recipe: &Recipe, changes: &[String], dry_run: bool) {
+pub(super) fn tell_lock_changes(context: &Context, recipe: &Recipe, changes: &[String], dry_run: bool) {
     if changes.is_empty() {
         return;
     }
@@ -167,7 +206,7 @@ fn tell_lock_changes(context: &Context, recipe: &Recipe, changes: &[String], dry
 }
 
 /// The budgets that a report is over, in words.
-fn over_budget(report: &SizeReport, budgets: &Budgets) -> Vec<String> {
+pub(super) fn over_budget(report: &SizeReport, budgets: &Budgets) -> Vec<String> {
     let mut over = Vec::new();
     let mut check = |what: String, actual: u64, limit: Option<&ByteSize>| {
         if let Some(limit) = limit.filter(|limit| actual > limit.0) {

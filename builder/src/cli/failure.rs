@@ -4,8 +4,11 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use crate::build::BuildError;
+use crate::cold_start::ColdStartError;
+use crate::compare::CompareError;
 use crate::exit_code;
 use crate::lock::LockError;
+use crate::parent::ParentError;
 use crate::recipe::RecipeError;
 use crate::registry::RegistryError;
 use crate::report::ReportError;
@@ -13,6 +16,7 @@ use crate::runner::RunnerError;
 use crate::runtime::RuntimeError;
 use crate::store::StoreError;
 use crate::transport::{ImageError, NameError, TransportError};
+use crate::verify::VerifyError;
 
 /// An error with what the user can do and the exit code.
 #[derive(Debug)]
@@ -56,8 +60,9 @@ impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Self {
         let code = match &error {
             BuildError::Lock(LockError::Pin { .. } | LockError::Offline { .. }) | BuildError::Source(_) => exit_code::FETCH,
+            BuildError::Lock(LockError::Base(error)) | BuildError::Parent(error) => parent_code(error),
             BuildError::Lock(_) => exit_code::LOCK,
-            BuildError::Runtime(RuntimeError::Links(_)) => exit_code::LINK,
+            BuildError::Runtime(RuntimeError::Links(_) | RuntimeError::BaseLacks { .. }) => exit_code::LINK,
             BuildError::Store(_) | BuildError::Compiled { .. } => exit_code::STORAGE,
             BuildError::Warm { .. } => exit_code::CONTAINER,
             BuildError::Layer { source, .. } if is_about_input(source) => exit_code::UNUSABLE_INPUT,
@@ -66,6 +71,14 @@ impl From<BuildError> for Failure {
         };
         let hint = error.hint();
         Self { error: Box::new(error), hint, code }
+    }
+}
+
+fn parent_code(error: &ParentError) -> u8 {
+    match error {
+        ParentError::Store(_) => exit_code::STORAGE,
+        error if error.is_about_fetching() => exit_code::FETCH,
+        _ => exit_code::UNUSABLE_INPUT,
     }
 }
 
@@ -93,6 +106,7 @@ macro_rules! failure {
 }
 
 failure! {
+    CompareError => exit_code::UNUSABLE_INPUT,
     RecipeError => exit_code::UNUSABLE_INPUT,
     RegistryError => exit_code::DESTINATION,
     NameError => exit_code::UNUSABLE_INPUT,
@@ -106,6 +120,34 @@ impl From<TransportError> for Failure {
         let code = match &error {
             TransportError::Io { .. } | TransportError::Store(_) => exit_code::STORAGE,
             TransportError::NoDaemon { .. } | TransportError::Daemon { .. } => exit_code::DESTINATION,
+            _ => exit_code::UNUSABLE_INPUT,
+        };
+        Self { error: Box::new(error), hint, code }
+    }
+}
+
+impl From<ColdStartError> for Failure {
+    fn from(error: ColdStartError) -> Self {
+        use ColdStartError as E;
+        let hint = error.hint();
+        let code = match &error {
+            E::Registry(_) => exit_code::DESTINATION,
+            E::Store(_) | E::Serve { .. } => exit_code::STORAGE,
+            E::Runner(_) | E::PhaseMissing { .. } | E::Request { .. } => exit_code::CONTAINER,
+            E::Answer { status: 500.., .. } => exit_code::CONTAINER,
+            E::Interrupted => exit_code::FAILURE,
+            _ => exit_code::UNUSABLE_INPUT,
+        };
+        Self { error: Box::new(error), hint, code }
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        let hint = error.hint();
+        let code = match &error {
+            VerifyError::Write { .. } => exit_code::STORAGE,
+            VerifyError::Server { .. } | VerifyError::Refused { status: 500.., .. } => exit_code::CONTAINER,
             _ => exit_code::UNUSABLE_INPUT,
         };
         Self { error: Box::new(error), hint, code }

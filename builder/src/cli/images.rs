@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::exit_code;
 use crate::image::{Image, ImageConfig};
 use crate::platform::Platform;
+use crate::reference::Reference;
 use crate::registry::{Client, PushOptions, Settings};
 use crate::report::{Composition, LABEL};
 use crate::transport::{Content, Open, Put, Transport, validate};
@@ -23,10 +24,15 @@ pub(super) struct PushChoices {
 
 /// A client for the registries of one command line.
 pub(super) fn client(context: &Context, args: &RegistryArgs, target: Option<&str>) -> Client {
+    Client::new(settings(args, target), &context.progress)
+}
+
+/// How the registries of one command line are reached.
+pub(super) fn settings(args: &RegistryArgs, target: Option<&str>) -> Settings {
     let mut settings = Settings::from_environment(target);
     settings.insecure.extend(args.insecure.iter().cloned());
     settings.ca_file = args.ca_file.clone();
-    Client::new(settings, &context.progress)
+    settings
 }
 
 /// Opens an image wherever it is.
@@ -62,13 +68,32 @@ pub(super) fn put(
         return Ok(format!("{} ({} written)", placed.descriptor.digest, ByteSize(placed.written)));
     };
     let options = PushOptions { immutable: choices.immutable, mount_from: choices.mount_from.clone(), ..PushOptions::default() };
+    let client = client(context, registry, Some(&reference.registry));
+    if let Content::Index(index) = content {
+        // The images first, each by its digest alone; then what names them.
+        let mut sent = 0;
+        for image in content.images() {
+            let by_digest = Reference { tag: None, digest: Some(image.descriptor().digest), ..reference.clone() };
+            sent += client.push(image, &by_digest, &options)?.bytes_sent;
+        }
+        let digest = client.push_manifest(reference, &content.descriptor().media_type, &index.bytes)?;
+        return Ok(format!("{digest} ({} sent)", ByteSize(sent + index.bytes.len() as u64)));
+    }
     let image = content.image(request.platform)?;
-    let pushed = client(context, registry, Some(&reference.registry)).push(image, reference, &options)?;
+    let pushed = client.push(image, reference, &options)?;
     Ok(format!("{} ({} sent)", pushed.digest, ByteSize(pushed.bytes_sent)))
 }
 
-fn config_of(image: &Image) -> Result<ImageConfig, Failure> {
+pub(super) fn config_of(image: &Image) -> Result<ImageConfig, Failure> {
     serde_json::from_slice(&image.config).map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))
+}
+
+/// The composition of an image that must have one.
+pub(super) fn required_composition(config: &ImageConfig, image: &str) -> Result<Composition, Failure> {
+    composition_of(config).ok_or_else(|| {
+        Failure::new(format!("`{image}` does not say why its files are there"), exit_code::UNUSABLE_INPUT)
+            .with_hint("only images that imgbuild built carry that")
+    })
 }
 
 fn composition_of(config: &ImageConfig) -> Option<Composition> {
@@ -161,10 +186,7 @@ fn render(inspected: &Inspected<'_>) -> String {
 
 pub(super) fn why(context: &Context, args: &WhyArgs) -> Result<u8, Failure> {
     let (_, config) = opened(context, &args.image)?;
-    let composition = composition_of(&config).ok_or_else(|| {
-        Failure::new(format!("`{}` does not say why its files are there", args.image.image), exit_code::UNUSABLE_INPUT)
-            .with_hint("only images that imgbuild built carry that")
-    })?;
+    let composition = required_composition(&config, &args.image.image)?;
     let matches = |name: &str| name.rsplit('/').next().unwrap_or(name).contains(&args.library);
     let libraries: Vec<_> = composition.libraries.iter().filter(|library| matches(&library.path)).collect();
     let omitted: Vec<_> = composition.omitted.iter().filter(|omission| matches(&omission.name)).collect();

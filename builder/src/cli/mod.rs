@@ -2,11 +2,17 @@
 
 mod args;
 mod build;
+mod coldstart;
+mod compare;
 mod failure;
 mod images;
+mod platforms;
 mod run;
+mod serve;
 mod small;
+mod template;
 mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -57,11 +63,17 @@ pub fn main() -> ExitCode {
         Command::Init(args) => small::init(&args),
         Command::Inspect(args) => images::inspect(&context, &args),
         Command::Why(args) => images::why(&context, &args),
+        Command::Compare(args) => compare::compare(&context, &args),
+        Command::History(args) => compare::history(&context, &args),
         Command::Run(args) => run::run(&context, args),
+        Command::Coldstart(args) => coldstart::coldstart(&context, args),
+        Command::Verify(args) => verify::verify(&context, &args),
+        Command::Record(args) => verify::record(&context, &args),
         Command::Push(args) => images::push(&context, &args),
         Command::Login(args) => small::login(&context, &args),
         Command::Logout(args) => small::logout(&context, &args),
         Command::Cache(args) => small::cache(&context, &args),
+        Command::Template(args) => template::template(&context, &args),
         Command::Completions(args) => small::completions(&args),
     };
     match done {

@@ -86,7 +86,7 @@ fn kept_sections<'data>(header: &Header, data: &'data [u8], end: usize) -> Vec<(
     let mut kept: Vec<(Section, &[u8])> = table
         .iter()
         .map(|section| {
-            let is_loaded = section.sh_flags.get(LittleEndian).0 & u64::from(elf::SHF_ALLOC.0) != 0;
+            let is_loaded = section.sh_flags.get(LittleEndian).0 & elf::SHF_ALLOC.0 != 0;
             let in_file = section.sh_type(LittleEndian) != elf::SHT_NOBITS;
             let last =
                 section.sh_offset.get(LittleEndian).saturating_add(if in_file { section.sh_size.get(LittleEndian) } else { 0 });

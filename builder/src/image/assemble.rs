@@ -1,12 +1,14 @@
 //! Putting finished layers together: config and manifest, byte for byte the same for the same layers.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{ContainerConfig, Descriptor, History, Image, ImageConfig, Layer, LocalBlobs, Manifest, RootFs, media_type};
+use super::{Blobs, ContainerConfig, Descriptor, History, Image, ImageConfig, Layer, LocalBlobs, Manifest, RootFs, media_type};
 use crate::platform::Platform;
 
 /// One layer and what its history row says.
@@ -31,6 +33,8 @@ pub struct ImageParts {
     pub base_history: Vec<History>,
     /// The layers of the base, which have their rows in `base_history`.
     pub base_layers: Vec<Layer>,
+    /// Where the layers of the base can be read, those that have no file here.
+    pub base_blobs: Option<Arc<dyn Blobs>>,
     /// The layers built here.
     pub layers: Vec<LayerWithHistory>,
     /// Annotations of the manifest.
@@ -45,6 +49,26 @@ pub fn timestamp(epoch: u64) -> String {
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
         .and_then(|time| time.format(&Rfc3339).ok())
         .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
+}
+
+/// Layers built here, before those of the base.
+#[derive(Debug)]
+struct OnBase {
+    own: LocalBlobs,
+    rest: Arc<dyn Blobs>,
+}
+
+impl Blobs for OnBase {
+    fn open_unverified(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Box<dyn Read + Send>> {
+        match self.own.local_path(descriptor) {
+            Some(_) => self.own.open_unverified(descriptor, offset),
+            None => self.rest.open_unverified(descriptor, offset),
+        }
+    }
+
+    fn local_path(&self, descriptor: &Descriptor) -> Option<PathBuf> {
+        self.own.local_path(descriptor).or_else(|| self.rest.local_path(descriptor))
+    }
 }
 
 impl Image {
@@ -80,7 +104,11 @@ impl Image {
             }
         }
         let bytes = serde_json::to_vec(&manifest).expect("a manifest has string keys only");
-        Self { manifest: bytes, parsed: manifest, config, blobs: Arc::new(blobs) }
+        let blobs: Arc<dyn Blobs> = match parts.base_blobs {
+            None => Arc::new(blobs),
+            Some(rest) => Arc::new(OnBase { own: blobs, rest }),
+        };
+        Self { manifest: bytes, parsed: manifest, config, blobs }
     }
 
     /// The manifest's descriptor.

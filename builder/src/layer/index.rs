@@ -7,6 +7,8 @@ use std::io::Read;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::ReadError;
 use super::read::{LayerReader, Limits, MemberKind, shown};
 use super::resolve::{Node, resolve};
@@ -15,14 +17,25 @@ use crate::image::{Blobs, Descriptor, open_verified};
 use crate::tree::ImagePath;
 
 /// The merged file system of an image's layers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Index {
     entries: BTreeMap<PathBuf, IndexEntry>,
-    layers: usize,
+    layers: Vec<LayerTotals>,
+}
+
+/// What one layer holds, whatever other layers make of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerTotals {
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of the uncompressed tar.
+    pub tar: u64,
 }
 
 /// One entry of an image's file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexEntry {
     /// What it is.
     pub kind: IndexKind,
@@ -37,7 +50,7 @@ pub struct IndexEntry {
 }
 
 /// What an entry of an image's file system is. Devices and pipes are left out, as they are where it is unpacked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IndexKind {
     /// A directory.
     Directory,
@@ -51,6 +64,13 @@ pub enum IndexKind {
         /// What it points at, as written.
         target: PathBuf,
     },
+}
+
+impl IndexEntry {
+    /// Where its content is: the layer, and the number of the member in it.
+    pub(crate) fn content(&self) -> (usize, u64) {
+        (self.content_layer, self.member)
+    }
 }
 
 impl Index {
@@ -72,7 +92,8 @@ impl Index {
     /// # Errors
     /// Where the layer is damaged, larger than allowed or hostile.
     pub fn add(&mut self, reader: impl Read, limits: &mut Limits) -> Result<(), ReadError> {
-        let layer = self.layers;
+        let layer = self.layers.len();
+        let mut totals = LayerTotals::default();
         let mut reader = LayerReader::new(reader, layer, *limits)?;
         let mut number = 0;
         while let Some(member) = reader.next_member()? {
@@ -99,7 +120,11 @@ impl Index {
                     None
                 }
                 MemberKind::Directory => Some((IndexKind::Directory, this, layer)),
-                MemberKind::File => Some((IndexKind::File { size: member.size }, this, layer)),
+                MemberKind::File => {
+                    totals.files += 1;
+                    totals.bytes += member.size;
+                    Some((IndexKind::File { size: member.size }, this, layer))
+                }
                 MemberKind::Symlink(target) => Some((IndexKind::Symlink { target }, this, layer)),
                 MemberKind::Special => {
                     self.make_directories(&path, layer);
@@ -133,8 +158,15 @@ impl Index {
         }
         limits.bytes -= reader.tar_bytes();
         limits.members -= reader.members();
-        self.layers += 1;
+        totals.tar = reader.tar_bytes();
+        self.layers.push(totals);
         Ok(())
+    }
+
+    /// What each layer holds, lowest first.
+    #[must_use]
+    pub fn totals(&self) -> &[LayerTotals] {
+        &self.layers
     }
 
     /// The entry at a path that has no links among its directories.
@@ -222,6 +254,19 @@ impl Index {
         match resolve::<Infallible>(path, |path| Ok(self.look(path))) {
             Ok(found) => found,
             Err(never) => match never {},
+        }
+    }
+
+    /// Where a path leads that is to be a directory, as an absolute path without an end; empty for the root.
+    ///
+    /// # Errors
+    /// Why it cannot be one.
+    pub(crate) fn directory_at(&self, path: &ImagePath) -> Result<String, &'static str> {
+        let found = self.directory(Path::new(path.as_str()))?;
+        match found.to_str() {
+            Some("") => Ok(String::new()),
+            Some(found) => Ok(format!("/{found}")),
+            None => Err("its name is not UTF-8"),
         }
     }
 

@@ -26,7 +26,7 @@ mod tests;
 
 pub use error::{LayerError, ReadError};
 pub use format::{Compression, CompressionChoice, CompressionError, FORMAT_VERSION, LayerFormat};
-pub use index::{Index, IndexEntry, IndexKind};
+pub use index::{Index, IndexEntry, IndexKind, LayerTotals};
 pub use read::{LayerReader, Limits, Member, MemberKind};
 pub use recipe::digest_file;
 pub use unpack::{Unpacked, Unpacker, unpack};

@@ -9,10 +9,11 @@
 //! 3. [`prove`] turns the closure into a [`LinkProof`], or into the list of everything that the loader would stumble over.
 //!
 //! The rules are those of glibc 2.36: search order, matching of names and versions, scopes of executables and of opened
-//! libraries. Not modelled: `ld.so.cache`, directories for processor variants (`glibc-hwcaps`, `tls`), `LD_PRELOAD`,
+//! libraries. An `ld.so.cache` counts where the image has one. Not modelled: directories for processor variants (`glibc-hwcaps`, `tls`), `LD_PRELOAD`,
 //! auditing, filters (`DT_FILTER`).
 
 mod bind;
+mod cache;
 mod closure;
 mod dead;
 mod error;
@@ -25,9 +26,11 @@ mod search;
 #[expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 mod tests;
 
+pub use cache::parse_cache;
 pub use closure::{Closure, LinkObject, Missing, Step};
 pub use dead::DeadNeed;
 pub use error::LinkError;
 pub use proof::{LinkProof, LinkWarning, prove};
 pub use request::{DroppedNeed, EntryPoint, InjectedLibrary, InjectedList, RuntimeOpen};
 pub use root::LinkRoot;
+pub use search::built_in_directories;

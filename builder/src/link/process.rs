@@ -241,7 +241,7 @@ impl<'a> Loader<'a> {
             self.connect(from_object, process.loaded[index].object, needed);
             return Target::Loaded(index);
         }
-        let directories = self.directories(process, from, defaults);
+        let directories = self.directories(process, from, &name, defaults);
         let (path, file, elf) = match self.files.search(&name, directories) {
             Found::Object { path, file, object } => (path, file, object),
             Found::Broken { path, source } => {
@@ -314,7 +314,7 @@ impl<'a> Loader<'a> {
     }
 
     /// The directories in which a loaded object's libraries are sought, in the loader's order.
-    fn directories(&self, process: &Process, from: usize, defaults: &[String]) -> Vec<String> {
+    fn directories(&self, process: &Process, from: usize, name: &str, defaults: &[String]) -> Vec<String> {
         let mut found = Vec::new();
         let mut add = |list: &[String], index: usize| {
             let origin = &process.loaded[index].origin;
@@ -335,6 +335,7 @@ impl<'a> Loader<'a> {
             add(list, from);
         }
         if !dynamic(from).is_some_and(Dynamic::ignores_default_directories) {
+            found.extend(self.files.root.cached(name).map(|path| parent(path).to_owned()));
             found.extend_from_slice(defaults);
         }
         found

@@ -18,6 +18,7 @@ pub struct LinkRoot {
     entries: HashMap<String, Entry>,
     default_directories: Option<Vec<String>>,
     library_path: Vec<String>,
+    cache: HashMap<String, String>,
 }
 
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ enum Entry {
 impl LinkRoot {
     /// An empty image for one machine.
     pub fn new(machine: Machine) -> Self {
-        Self { machine, entries: HashMap::new(), default_directories: None, library_path: Vec::new() }
+        Self { machine, entries: HashMap::new(), default_directories: None, library_path: Vec::new(), cache: HashMap::new() }
     }
 
     /// Adds a file: its absolute path in the image, and where its bytes are on this machine.
@@ -54,6 +55,17 @@ impl LinkRoot {
     pub fn set_library_path(&mut self, directories: Vec<String>) -> &mut Self {
         self.library_path = directories;
         self
+    }
+
+    /// Sets what the image's `ld.so.cache` says: the path of each name.
+    pub fn set_cache(&mut self, cache: HashMap<String, String>) -> &mut Self {
+        self.cache = cache;
+        self
+    }
+
+    /// The path that the image's `ld.so.cache` has for a name.
+    pub fn cached(&self, name: &str) -> Option<&str> {
+        self.cache.get(name).map(String::as_str)
     }
 
     /// The machine that the image is for.

@@ -172,7 +172,10 @@ pub(super) fn parent(path: &str) -> &str {
 }
 
 /// The search path compiled into a glibc loader: directory names that end in a slash, one after the other.
-fn built_in_directories(loader: &[u8]) -> Option<Vec<String>> {
+///
+/// `None` where the bytes hold no such list: another C library's loader, or no loader at all.
+#[must_use]
+pub fn built_in_directories(loader: &[u8]) -> Option<Vec<String>> {
     let is_directory = |piece: &[u8]| {
         piece.len() > 1 && piece.starts_with(b"/") && piece.ends_with(b"/") && piece.iter().all(u8::is_ascii_graphic)
     };

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::parent::{ParentError, ParentPin};
 use crate::source::{Pin, SourceError};
 use crate::template::strict::{self, StrictError};
 
@@ -39,6 +40,9 @@ pub struct Lock {
     pub request: Digest,
     /// The inference server that the image gets.
     pub server: ServerPin,
+    /// The image that everything is put upon, where the base is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_image: Option<ParentPin>,
     /// The inputs, in the order of the data files.
     #[serde(rename = "input", default)]
     pub inputs: Vec<Pin>,
@@ -102,6 +106,9 @@ pub enum LockError {
         /// The package.
         name: String,
     },
+    /// The base is an image that cannot be found.
+    #[error("failed to pin the base")]
+    Base(#[from] ParentError),
     /// A version could not be chosen.
     #[error("failed to pin {names}")]
     Pin {
@@ -122,6 +129,7 @@ impl LockError {
             Self::Newer { .. } => Some("use the version of imgbuild that wrote it, or a newer one".to_owned()),
             Self::Parse(error) => error.hint(),
             Self::Pin { source, .. } => source.hint(),
+            Self::Base(error) => error.hint(),
             Self::Offline { .. } => Some("run `imgbuild lock` once without `--offline`".to_owned()),
             Self::Io { .. } => None,
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Lock, LockError, ServerPin, VERSION};
 use crate::digest::Digest;
 use crate::layer::FORMAT_VERSION;
+use crate::parent::{ParentName, ParentPin, Parents};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::source::{DebName, Pin, Reach, Request, SourceKind, Sources, WheelName};
@@ -36,6 +37,8 @@ pub struct LockRequest {
     pub server: ServerPin,
     /// The packages to pin, in order.
     pub requests: Vec<Request>,
+    /// The image that everything is put upon, where the base is one.
+    pub base_image: Option<ParentName>,
 }
 
 impl LockRequest {
@@ -62,6 +65,8 @@ pub struct Chooser<'a> {
     pub sources: &'a Sources,
     /// Where what was fetched for choosing is kept.
     pub store: &'a Store,
+    /// Where images to build upon are found.
+    pub parents: &'a Parents<'a>,
     /// Whether the network may be used.
     pub reach: Reach,
     /// Where events go.
@@ -79,6 +84,32 @@ impl Chooser<'_> {
             let names: Vec<&str> = requests.iter().map(Request::name).collect();
             LockError::Pin { names: names.join(", "), source: Box::new(source) }
         })
+    }
+}
+
+/// Pins the image that everything is put upon. With [`LockMode::Locked`], a tag that has moved since makes the lock stale.
+fn pin_base(
+    path: &Path,
+    name: &ParentName,
+    old: Option<&Lock>,
+    mode: LockMode,
+    chooser: &Chooser<'_>,
+) -> Result<ParentPin, LockError> {
+    let known = old.filter(|_| mode != LockMode::Update).and_then(|lock| lock.base_image.as_ref());
+    let known = known.filter(|pin| pin.name == name.to_string());
+    let stale = |reason: String| LockError::Stale { path: path.to_owned(), reason };
+    match known {
+        Some(pin) if mode == LockMode::Locked && chooser.reach == Reach::Online && name.digest().is_none() => {
+            let now = chooser.parents.resolve(name)?;
+            if now.sha256 == pin.sha256 {
+                Ok(now)
+            } else {
+                Err(stale(format!("the base `{name}` is now {}, and the lock pins {}", now.sha256, pin.sha256)))
+            }
+        }
+        Some(pin) => Ok(pin.clone()),
+        None if mode == LockMode::Locked => Err(stale(format!("it does not pin the base `{name}`"))),
+        None => Ok(chooser.parents.resolve(name)?),
     }
 }
 
@@ -113,6 +144,8 @@ impl Lock {
                 pins[at] = Some(pin);
             }
         }
+        let name = request.base_image.as_ref();
+        let base_image = name.map(|name| pin_base(path, name, old.as_ref(), mode, chooser)).transpose()?;
         let lock = Self {
             version: VERSION,
             format: FORMAT_VERSION,
@@ -121,6 +154,7 @@ impl Lock {
             platform: request.platform.to_string(),
             request: request.digest(),
             server: request.server.clone(),
+            base_image,
             inputs: pins.into_iter().flatten().collect(),
         };
         let changes = lock.changes_since(old.as_ref());
@@ -155,10 +189,19 @@ impl Lock {
     }
 
     fn changes_since(&self, old: Option<&Self>) -> Vec<String> {
+        let pinned_base = |pin: &ParentPin| format!("pinned {} {}", pin.name, pin.sha256.short());
         let Some(old) = old else {
-            return self.inputs.iter().map(|pin| format!("pinned {} {}", pin.name, pin.version)).collect();
+            let packages = self.inputs.iter().map(|pin| format!("pinned {} {}", pin.name, pin.version));
+            return self.base_image.iter().map(pinned_base).chain(packages).collect();
         };
         let mut changes = Vec::new();
+        match (&self.base_image, &old.base_image) {
+            (Some(pin), Some(before)) if pin.name == before.name && pin.sha256 != before.sha256 => {
+                changes.push(format!("{} {} → {}", pin.name, before.sha256.short(), pin.sha256.short()));
+            }
+            (Some(pin), before) if before.as_ref() != Some(pin) => changes.push(pinned_base(pin)),
+            _ => {}
+        }
         for pin in &self.inputs {
             match old.inputs.iter().find(|before| before.name == pin.name && before.kind == pin.kind) {
                 None => changes.push(format!("pinned {} {}", pin.name, pin.version)),

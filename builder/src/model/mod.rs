@@ -55,7 +55,7 @@ pub struct Model {
 #[serde(rename_all = "snake_case")]
 pub enum Content {
     /// An ONNX file.
-    Onnx(OnnxModel),
+    Onnx(Box<OnnxModel>),
     /// A TensorFlow SavedModel.
     SavedModel(SavedModel),
 }
@@ -83,7 +83,7 @@ impl Model {
                 let size = model.files.iter().find(|file| file.location == saved_model::GRAPH_FILE).map_or(0, |file| file.size);
                 (Format::SavedModel, size, Content::SavedModel(model))
             }
-            format::Opened::File { bytes, size } => (Format::Onnx, size, Content::Onnx(open_onnx(path, &bytes, size)?)),
+            format::Opened::File { bytes, size } => (Format::Onnx, size, Content::Onnx(Box::new(open_onnx(path, &bytes, size)?))),
         };
         let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         Ok(Model { path: path.to_owned(), name, format, size, content })
@@ -93,7 +93,7 @@ impl Model {
     #[must_use]
     pub fn onnx(&self) -> Option<&OnnxModel> {
         match &self.content {
-            Content::Onnx(onnx) => Some(onnx),
+            Content::Onnx(onnx) => Some(onnx.as_ref()),
             Content::SavedModel(_) => None,
         }
     }

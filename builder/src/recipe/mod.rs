@@ -9,7 +9,6 @@ pub use file::{ExtraFileEntry, ImageSection, RecipeFile, RuntimeSection, SavedMo
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -66,21 +65,25 @@ pub enum XlaChoice {
 pub enum BaseChoice {
     /// A file of `base-images/`, by name, such as `debian-12` or `scratch`.
     Named(String),
-    /// An OCI image, by transport and digest, as the recipe wrote it.
-    Image(String),
+    /// An OCI image, by transport and perhaps digest.
+    Image {
+        /// As it was written.
+        written: String,
+        /// What a path in it is relative to.
+        folder: PathBuf,
+    },
 }
 
-impl FromStr for BaseChoice {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(if text.contains(':') { Self::Image(text.to_owned()) } else { Self::Named(text.to_owned()) })
+impl BaseChoice {
+    /// Tells a name from an image by its colon; a path in it is relative to `folder`.
+    fn new(text: String, folder: &Path) -> Self {
+        if text.contains(':') { Self::Image { written: text, folder: folder.to_owned() } } else { Self::Named(text) }
     }
 }
 
 impl fmt::Display for BaseChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Named(text) | Self::Image(text)) = self;
+        let (Self::Named(text) | Self::Image { written: text, .. }) = self;
         f.write_str(text)
     }
 }
@@ -171,14 +174,16 @@ pub struct Recipe {
     pub keep: Vec<String>,
     /// The server binary, or `None` for the one beside the builder.
     pub server: Option<PathBuf>,
+    /// The name of the lock.
+    lock_file: String,
     /// Options of the server that go into its file in the image.
     pub server_options: BTreeMap<String, toml::Value>,
     /// Labels of the image.
     pub labels: BTreeMap<String, String>,
     /// Environment of the image.
     pub environment: BTreeMap<String, String>,
-    /// As whom it runs.
-    pub user: User,
+    /// As whom it runs; `None` leaves it to the base.
+    pub user: Option<User>,
     /// Files of the user's own.
     pub files: Vec<ExtraFile>,
     /// Limits.
@@ -198,6 +203,8 @@ pub struct Overrides {
     pub base: Option<String>,
     /// The platform.
     pub platform: Option<Platform>,
+    /// Whether it is one of several that are built together: each has a lock of its own.
+    pub one_of_several: bool,
     /// The compression.
     pub compression: Option<String>,
     /// How much is left out.
@@ -308,8 +315,17 @@ impl Recipe {
             (None, Some(text)) => text.parse().map_err(|_| field("platform", text, "`linux/amd64` or `linux/arm64`"))?,
             (None, None) => Platform::host(),
         };
+        let for_platform = |path: PathBuf| match path.to_str() {
+            Some(text) => PathBuf::from(text.replace("{arch}", platform.architecture())),
+            None => path,
+        };
         let files = written.files.into_iter().map(|entry| extra_file(entry, &folder)).collect::<Result<_, _>>()?;
-        let user = written.image.user.as_deref().map(parse_user).transpose()?.unwrap_or_default();
+        let user = written.image.user.as_deref().map(parse_user).transpose()?;
+        let base = match (overrides.base, written.base) {
+            (Some(typed), _) => BaseChoice::new(typed, Path::new("")),
+            (None, Some(written)) => BaseChoice::new(written, &folder),
+            (None, None) => BaseChoice::Named(DEFAULT_BASE.to_owned()),
+        };
         for name in written.image.env.keys() {
             if name.is_empty() || name.contains(['=', '\0']) {
                 return Err(field("image.env", name, "a variable's name without `=`"));
@@ -325,17 +341,21 @@ impl Recipe {
             warm,
             name,
             stack: overrides.stack.or(written.stack).filter(|stack| stack != "auto"),
-            base: overrides.base.or(written.base).unwrap_or_else(|| DEFAULT_BASE.to_owned()).parse().expect("never fails"),
+            base,
             platform,
             compression: overrides.compression.or(written.compression).unwrap_or_else(|| "auto".to_owned()),
             minimize: overrides.minimize.or(written.minimize).unwrap_or_default(),
             tags: [written.tags, overrides.tags].concat(),
             outputs: if overrides.outputs.is_empty() { written.outputs } else { overrides.outputs },
-            runtime: written.runtime.path.as_deref().map(in_folder),
-            custom_operators: written.runtime.custom_operators.iter().map(|path| in_folder(path)).collect(),
+            runtime: written.runtime.path.as_deref().map(in_folder).map(for_platform),
+            custom_operators: written.runtime.custom_operators.iter().map(|path| for_platform(in_folder(path))).collect(),
             custom_domains: written.runtime.custom_domains,
             keep: [written.runtime.keep, overrides.keep].concat(),
-            server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)),
+            server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)).map(for_platform),
+            lock_file: match overrides.one_of_several {
+                true => format!("imgbuild-{}.lock", platform.architecture()),
+                false => "imgbuild.lock".to_owned(),
+            },
             server_options: written.server.options,
             labels: written.image.labels,
             environment: written.image.env,
@@ -349,7 +369,7 @@ impl Recipe {
     /// The file that pins this recipe's inputs.
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
-        self.folder.join("imgbuild.lock")
+        self.folder.join(&self.lock_file)
     }
 
     /// What the lock depends on besides the stack and base themselves.

@@ -23,6 +23,7 @@ mod referrers;
 mod retry;
 mod secret;
 mod settings;
+mod shaper;
 mod tls;
 mod transport;
 mod upload;
@@ -35,6 +36,7 @@ pub use push::{Chunking, PushOptions, Pushed, PushedBlob};
 pub use referrers::{Artifact, ArtifactPart, Attached};
 pub use secret::Secret;
 pub use settings::{ClientCertificate, Retries, Settings, Timeouts};
+pub use shaper::Shaper;
 pub use upload::Placed;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::credentials::CredentialSources;
 use super::proxy::Proxies;
+use super::shaper::Shaper;
 
 /// How registries are reached. [`Settings::default`] reads nothing from the environment; [`Settings::from_environment`] does.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Settings {
     pub retries: Retries,
     /// How long is waited for what.
     pub timeouts: Timeouts,
+    /// What counts and holds back what is received, where something does.
+    pub shaper: Option<Arc<Shaper>>,
 }
 
 /// A certificate of this side with its key, both PEM files.
@@ -78,6 +81,7 @@ impl Default for Settings {
             proxies: Proxies::none(),
             retries: Retries::default(),
             timeouts: Timeouts::default(),
+            shaper: None,
         }
     }
 }

@@ -13,6 +13,7 @@ use super::error::{Refusal, RegistryError, TransportKind, shown};
 use super::retry::parse_retry_after;
 use super::secret::{Secret, sanitised};
 use super::settings::Settings;
+use super::shaper::Lane;
 use super::tls;
 
 /// From this size on a request asks first whether its body is wanted, so that a 401 or a redirect costs no chunk.
@@ -50,6 +51,7 @@ pub(crate) struct Answer {
     registry: String,
     repository: Option<String>,
     body: ureq::Body,
+    lane: Option<Lane>,
 }
 
 /// Makes requests; keeps connections, and an agent for each host, since certificates and proxies differ.
@@ -157,6 +159,7 @@ impl Transport {
             }
         };
         let (head, body) = result.map_err(|failure| self.failed(call, url, failure))?.into_parts();
+        let lane = self.settings.shaper.as_ref().map(|shaper| shaper.answered(url.scheme() == "https"));
         Ok(Answer {
             status: head.status.as_u16(),
             headers: head.headers,
@@ -165,6 +168,7 @@ impl Transport {
             registry: call.registry.to_owned(),
             repository: call.repository.map(str::to_owned),
             body,
+            lane,
         })
     }
 
@@ -241,6 +245,21 @@ fn tls_kind(error: &rustls::Error) -> TransportKind {
     }
 }
 
+/// An answer's body, as fast as the link allows.
+struct Body<R> {
+    reader: R,
+    lane: Option<Lane>,
+}
+
+impl<R: Read> Read for Body<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &self.lane {
+            Some(lane) => lane.read(&mut self.reader, buffer),
+            None => self.reader.read(buffer),
+        }
+    }
+}
+
 impl Answer {
     /// A header's text, where there is one that is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -249,7 +268,7 @@ impl Answer {
 
     /// The body as it comes.
     pub(crate) fn into_reader(self) -> impl Read + Send + use<> {
-        self.body.into_with_config().limit(u64::MAX).reader()
+        Body { reader: self.body.into_with_config().limit(u64::MAX).reader(), lane: self.lane }
     }
 
     /// The whole body, if it has no more than `limit` bytes.

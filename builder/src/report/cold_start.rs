@@ -2,6 +2,12 @@
 //!
 //! The format is described in `docs/spec/cold-start-report.md`. A single number says nothing about what to fix, so every time is of a phase.
 
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use table::{LinkError, render};
+
 use std::fmt;
 use std::path::Path;
 
@@ -281,6 +287,24 @@ impl ColdStartReport {
         text
     }
 
+    /// Writes the report: whole, or not at all.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), ReportError> {
+        crate::files::write_atomically(path, self.to_json().as_bytes())
+            .map_err(|source| ReportError::Write { path: path.to_owned(), source })
+    }
+
+    /// Reads a report and checks that it holds together.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or as [`ColdStartReport::parse`].
+    pub fn load(path: &Path) -> Result<Self, ReportError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ReportError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
     /// Reads a report from its text and checks that it holds together; `path` is only for the error.
     ///
     /// # Errors
@@ -289,6 +313,12 @@ impl ColdStartReport {
         let report: Self = super::parse_versioned(text, path, SCHEMA, VERSION)?;
         report.check(path)?;
         Ok(report)
+    }
+
+    /// From nothing to the first answer: the medians of a column's phases, added up.
+    #[must_use]
+    pub fn total(column: &Column) -> f64 {
+        column.phases.iter().map(|phase| phase.times.median).sum()
     }
 
     fn check(&self, path: &Path) -> Result<(), ReportError> {

@@ -327,10 +327,23 @@ pub enum ReportError {
         /// What its samples give.
         expected: f64,
     },
+    /// A verdict does not follow from what was measured: the report was edited.
+    #[error("`{path}` contradicts itself: {what}")]
+    Verdict {
+        /// The file.
+        path: PathBuf,
+        /// What does not follow.
+        what: String,
+    },
 }
 
 /// Reads a report whose first keys name its schema and version.
-fn parse_versioned<T: DeserializeOwned>(text: &str, path: &Path, schema: &'static str, version: u32) -> Result<T, ReportError> {
+pub(crate) fn parse_versioned<T: DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    schema: &'static str,
+    version: u32,
+) -> Result<T, ReportError> {
     let parse = |source| ReportError::Parse { path: path.to_owned(), schema, source };
     let value: serde_json::Value = serde_json::from_str(text).map_err(parse)?;
     let found_schema = value["schema"].as_str().unwrap_or("a file without a schema");
@@ -384,6 +397,7 @@ impl SizeReport {
         Ok(report)
     }
 
+    /// Checks every sum that the format promises, so that a report that was cut or edited is not compared.
     fn check(&self, path: &Path) -> Result<(), ReportError> {
         let same = |what: String, found: u64, expected: u64| {
             if found == expected {
@@ -392,15 +406,39 @@ impl SizeReport {
                 Err(ReportError::Inconsistent { path: path.to_owned(), what, found, expected })
             }
         };
-        same("totals.image.compressed".to_owned(), self.totals.image.compressed, self.layers.iter().map(|l| l.compressed).sum())?;
-        same("totals.image.unpacked".to_owned(), self.totals.image.unpacked, self.layers.iter().map(|l| l.unpacked).sum())?;
+        let at_most = |what: String, found: u64, limit: u64| same(what, found, found.min(limit));
+        let totals = &self.totals;
+        let without_model = || self.layers.iter().filter(|layer| layer.name != LayerName::Model.as_str());
+        same("totals.image.compressed".to_owned(), totals.image.compressed, sum(self.layers.iter().map(|l| l.compressed)))?;
+        same("totals.image.unpacked".to_owned(), totals.image.unpacked, sum(self.layers.iter().map(|l| l.unpacked)))?;
+        let shared = totals.without_model;
+        same("totals.without_model.compressed".to_owned(), shared.compressed, sum(without_model().map(|l| l.compressed)))?;
+        same("totals.without_model.unpacked".to_owned(), shared.unpacked, sum(without_model().map(|l| l.unpacked)))?;
         for layer in self.layers.iter().filter(|layer| layer.name != BASE_IMAGE) {
-            let files = || self.files.iter().filter(|file| file.layer.as_str() == layer.name);
-            same(format!("layer `{}`", layer.name), layer.unpacked, files().map(|file| file.unpacked).sum())?;
-            same(format!("number of files of layer `{}`", layer.name), layer.files, files().count() as u64)?;
+            let name = &layer.name;
+            let files = || self.files.iter().filter(|file| file.layer.as_str() == name);
+            same(format!("number of layers `{name}`"), self.layers.iter().filter(|other| other.name == *name).count() as u64, 1)?;
+            same(format!("layer `{name}`"), layer.unpacked, sum(files().map(|file| file.unpacked)))?;
+            same(format!("number of files of layer `{name}`"), layer.files, files().count() as u64)?;
+            at_most(format!("compressed files of layer `{name}`"), sum(files().map(|file| file.compressed)), layer.compressed)?;
         }
-        Ok(())
+        for file in &self.files {
+            let layers = self.layers.iter().filter(|layer| layer.name == file.layer.as_str()).count() as u64;
+            same(format!("number of layers with `{}`", file.path), layers, 1)?;
+        }
+        let repeated = self.files.windows(2).filter(|pair| pair[0].path >= pair[1].path).count() as u64;
+        same("number of files out of order".to_owned(), repeated, 0)?;
+        for package in &self.packages {
+            at_most(format!("what was taken of package `{}`", package.name), package.taken, package.installed)?;
+        }
+        let levels = self.levels.iter().filter(|level| level.minimize == self.minimize).count() as u64;
+        same(format!("number of levels `{}`", self.minimize), levels, 1)
     }
+}
+
+/// Adds sizes; absurd ones give the largest number instead of an overflow.
+fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// Name of the layers that a base image brought.

@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod follow;
+mod images;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 pub use endpoint::Endpoint;
+pub use images::EnginePull;
 
 use super::command::{check_limits, listen_variables};
 use super::embedded::{group_peak, resident_peak};

@@ -11,7 +11,7 @@ use crate::link::LinkRoot;
 use crate::platform::Platform;
 use crate::recipe::Minimize;
 use crate::report::Omission;
-use crate::source::package::{EntryKind, Package, PackageEntry};
+use crate::source::package::{EntryKind, Package, PackageEntry, PackageError};
 use crate::store::Store;
 use crate::template::{FileSource, Naming};
 use crate::tree::{Content, ImagePath, Kind, LayerName, Origin};
@@ -35,6 +35,8 @@ pub(super) struct Candidates {
     pub files: BTreeMap<String, Candidate>,
     /// Links of packages by image path.
     pub links: BTreeMap<String, Candidate>,
+    /// Files of the base image that were taken out of it, with their bytes.
+    pub of_parent: BTreeMap<String, u64>,
     /// Image paths of the custom-operator libraries.
     pub custom_operators: Vec<ImagePath>,
     /// Image paths of libraries that are taken whatever the closure says.
@@ -75,7 +77,7 @@ impl Candidate {
         Ok(Self { path, kind: on_disk(file.to_owned(), size, Some(digest)), mode: 0o755, size, layer, origin })
     }
 
-    fn file(&self) -> Option<&Path> {
+    pub(super) fn file(&self) -> Option<&Path> {
         match &self.kind {
             Kind::File { content: Content::Disk(path), .. } => Some(path),
             _ => None,
@@ -132,10 +134,15 @@ impl Candidates {
             root: LinkRoot::new(machine),
             files: BTreeMap::new(),
             links: BTreeMap::new(),
+            of_parent: BTreeMap::new(),
             custom_operators: Vec::new(),
             kept: Vec::new(),
             cuts: Vec::new(),
         };
+        if let Some(parent) = request.parent {
+            candidates.add_links_of(parent);
+        }
+        candidates.root.set_library_path(request.library_path.clone());
         for link in request.base.links(request.platform) {
             candidates.root.add_symlink(&link.path.at(request.platform).to_string(), &link.target);
         }
@@ -145,38 +152,46 @@ impl Candidates {
                 candidates.add(candidate);
             }
         }
-        candidates.add_stack(request, store)?;
+        let folder = request.library_folder()?;
+        candidates.add_stack(request, &folder, store)?;
         let server = Origin::Server { version: request.server_version.clone() };
-        candidates.add(Candidate::of_disk(SERVER_PATH.parse()?, &request.server, LayerName::Server, server, store)?);
+        candidates.add(Candidate::of_disk(
+            request.place(SERVER_PATH.parse()?)?,
+            &request.server,
+            LayerName::Server,
+            server,
+            store,
+        )?);
         for file in request.custom_operators {
             let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let path = request.stack.library_folder.at(request.platform).join(&name)?;
+            let path = folder.join(&name)?;
             let origin = Origin::User { path: file.display().to_string() };
             candidates.add(Candidate::of_disk(path.clone(), file, LayerName::Model, origin, store)?);
             candidates.custom_operators.push(path);
+        }
+        if let Some(parent) = request.parent {
+            let opens = request.stack.opens.iter().chain(&request.base.opens).map(|rule| rule.opens.as_str());
+            let opens: Vec<&str> = opens.chain(request.stack.entry.iter().map(String::as_str)).collect();
+            candidates.add_files_of(parent, &opens)?;
         }
         Ok(candidates)
     }
 
     /// The stack's own libraries, and those that are kept by request.
-    fn add_stack(&mut self, request: &RuntimeRequest<'_>, store: &Store) -> Result<(), RuntimeError> {
-        let folder = request.stack.library_folder.at(request.platform);
+    fn add_stack(&mut self, request: &RuntimeRequest<'_>, folder: &ImagePath, store: &Store) -> Result<(), RuntimeError> {
         let mut unknown: Vec<&String> = request.keep.iter().collect();
         for (rule, package) in request.stack.packages.iter().zip(request.stack_packages) {
             for library in &rule.libraries {
-                let entries = package.files_of(&library.take)?;
-                if entries.is_empty() && !library.optional {
-                    return Err(RuntimeError::NotInPackage {
-                        package: package.pin().name.clone(),
-                        patterns: library.take.iter().map(ToString::to_string).collect(),
-                    });
-                }
+                let entries = match package.files_of(&library.take) {
+                    Err(PackageError::NoEntry { .. }) if library.optional => continue,
+                    found => found?,
+                };
                 let changes = if request.minimize == Minimize::Package { Vec::new() } else { Transformation::of(library) };
                 for entry in entries {
                     // A link beside its target would be the same library twice.
                     if matches!(entry.kind, EntryKind::File { .. }) {
                         let by_soname = library.naming == Naming::Soname;
-                        self.add_library(package, entry, &folder, Placing { by_soname, changes: &changes }, store)?;
+                        self.add_library(package, entry, folder, Placing { by_soname, changes: &changes }, store)?;
                     }
                 }
             }
@@ -186,7 +201,7 @@ impl Candidates {
                 unknown.retain(|kept| *kept != name);
                 if wanted || (request.minimize == Minimize::Package && is_shared_library(name)) {
                     let entry = package.entry(path).expect("the path is one of the package's");
-                    let placed = self.add_library(package, entry, &folder, Placing { by_soname: false, changes: &[] }, store)?;
+                    let placed = self.add_library(package, entry, folder, Placing { by_soname: false, changes: &[] }, store)?;
                     self.kept.push(placed);
                 }
             }

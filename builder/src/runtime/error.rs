@@ -3,9 +3,10 @@
 use super::TransformError;
 use crate::elf::ElfError;
 use crate::link::LinkError;
+use crate::parent::ParentError;
 use crate::source::package::PackageError;
 use crate::store::StoreError;
-use crate::tree::ImagePathError;
+use crate::tree::{ImagePathError, LayoutError};
 
 /// What can go wrong while libraries are chosen.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,22 @@ pub enum RuntimeError {
     /// The image would not link.
     #[error("the image would not link:{}", .0.iter().map(|error| format!("\n  {error}")).collect::<String>())]
     Links(Vec<LinkError>),
+    /// The image that everything is put upon has no C or C++ library that fits.
+    #[error("the base `{base}` lacks {lacking}:{}", errors.iter().map(|error| format!("\n  {error}")).collect::<String>())]
+    BaseLacks {
+        /// The base.
+        base: String,
+        /// What it lacks.
+        lacking: String,
+        /// What does not link for that.
+        errors: Vec<LinkError>,
+    },
+    /// The image that everything is put upon cannot be read.
+    #[error(transparent)]
+    Parent(#[from] ParentError),
+    /// The image that everything is put upon has something in the way.
+    #[error("failed to lay out the image")]
+    Layout(#[from] LayoutError),
     /// A package cannot be read.
     #[error(transparent)]
     Package(#[from] PackageError),
@@ -64,6 +81,8 @@ impl RuntimeError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Links(errors) => errors.iter().find_map(LinkError::hint),
+            Self::BaseLacks { .. } => Some("choose a base with glibc, libgcc and libstdc++, such as `debian-12`".to_owned()),
+            Self::Parent(error) => error.hint(),
             Self::Package(error) => error.hint(),
             _ => None,
         }

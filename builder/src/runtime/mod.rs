@@ -6,6 +6,7 @@
 mod candidates;
 mod error;
 mod omissions;
+mod parent;
 mod transform;
 
 pub use error::RuntimeError;
@@ -16,11 +17,12 @@ use std::path::PathBuf;
 
 use crate::link::{Closure, EntryPoint, InjectedLibrary, InjectedList, RuntimeOpen, Step, prove};
 use crate::model::Model;
+use crate::parent::Parent;
 use crate::platform::Platform;
 use crate::recipe::Minimize;
 use crate::report::{Level, Library, Links, Omission, PackageSize};
 use crate::source::debian;
-use crate::source::package::{EntryKind, Package};
+use crate::source::package::{EntryKind, Package, PackageError};
 use crate::store::Store;
 use crate::template::{BaseImage, FileSource, StackTemplate};
 use crate::tree::{Content, ImagePath, Kind, LayerName, Origin, Provenance};
@@ -36,6 +38,10 @@ pub struct RuntimeRequest<'a> {
     pub stack: &'a StackTemplate,
     /// The base.
     pub base: &'a BaseImage,
+    /// The image that everything is put upon, where the base is one.
+    pub parent: Option<&'a Parent>,
+    /// The directories that the image's environment gives as `LD_LIBRARY_PATH`.
+    pub library_path: Vec<String>,
     /// The stack's packages, in the order of the template.
     pub stack_packages: &'a [Package],
     /// The base's packages, in the order of its data file.
@@ -109,7 +115,7 @@ impl Runtime {
         };
         let entry = [EntryPoint { path: SERVER_PATH.to_owned(), reason: "the inference server".to_owned() }];
         let closure = Closure::resolve(&candidates.root, &entry, &opens(request, &candidates), &injected);
-        let proof = prove(&closure).map_err(RuntimeError::Links)?;
+        let proof = prove(&closure).map_err(|errors| parent::links_error(request.parent, errors))?;
         let mut runtime = Self {
             taken: Vec::new(),
             libraries: Vec::new(),
@@ -125,17 +131,22 @@ impl Runtime {
             package_level: Level { minimize: Minimize::Package, unpacked: 0, compressed: 0 },
             custom_operators: candidates.custom_operators.clone(),
         };
-        runtime.take_objects(&closure, &candidates);
+        runtime.take_objects(&closure, &candidates, request);
         runtime.take_package_files(request, store)?;
         runtime.leave_out(request, &candidates.cuts);
         Ok(runtime)
     }
 
     /// Takes every object of the closure, and the links through which it is found.
-    fn take_objects(&mut self, closure: &Closure, candidates: &Candidates) {
+    fn take_objects(&mut self, closure: &Closure, candidates: &Candidates, request: &RuntimeRequest<'_>) {
         for object in &closure.objects {
-            let candidate = candidates.files.get(&object.file).expect("every file of the root is a candidate");
             let chain: Vec<String> = object.why.iter().map(describe).collect();
+            if let (Some(parent), Some(size)) = (request.parent, candidates.of_parent.get(&object.file)) {
+                let from = format!("the base {}", parent.name);
+                self.libraries.push(Library { path: object.file.clone(), size: *size, from, chain });
+                continue;
+            }
+            let candidate = candidates.files.get(&object.file).expect("every file of the root is a candidate");
             self.libraries.push(Library {
                 path: object.file.clone(),
                 size: candidate.size,
@@ -196,17 +207,13 @@ impl Runtime {
         }
         for (rule, package) in request.stack.packages.iter().zip(request.stack_packages) {
             for copy in &rule.copy {
-                let found = package.files_of(&copy.take)?;
-                let Some(entry) = found.first() else {
-                    if copy.optional {
-                        continue;
-                    }
-                    return Err(RuntimeError::NotInPackage {
-                        package: package.pin().name.clone(),
-                        patterns: copy.take.iter().map(ToString::to_string).collect(),
-                    });
+                let entry = match package.files_of(&copy.take) {
+                    Ok(found) => found[0],
+                    Err(PackageError::NoEntry { .. }) if copy.optional => continue,
+                    Err(error) => return Err(error.into()),
                 };
-                let candidate = Candidate::of_entry(package, entry, copy.to.at(request.platform), LayerName::Runtime, store)?;
+                let path = request.place(copy.to.at(request.platform))?;
+                let candidate = Candidate::of_entry(package, entry, path, LayerName::Runtime, store)?;
                 self.take(&candidate, copy.reason.clone());
             }
         }
@@ -261,6 +268,7 @@ fn whose(origin: &Origin) -> String {
         Origin::Package { name, version, .. } => format!("{name} {version}"),
         Origin::User { path } => path.clone(),
         Origin::Server { version } => format!("imgserve {version}"),
+        Origin::BaseImage => "the base image".to_owned(),
         Origin::Generated => "imgbuild".to_owned(),
     }
 }

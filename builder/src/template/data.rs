@@ -7,11 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::strict::nearest;
-use super::{BaseImage, StackTemplate, TemplateError};
+use super::{BaseImage, Snippet, StackTemplate, TemplateError};
 use crate::digest::Digest;
 
 // `FILES`: the path below the repository's root and the bytes of every data file, by path.
 include!(concat!(env!("OUT_DIR"), "/data.rs"));
+
+/// The folders of [`Snippet`]s.
+const SNIPPETS: [&str; 2] = ["templates/ci", "templates/deploy"];
 
 /// Finds data files: in a folder where it has them, else among those that are built into the program.
 #[derive(Debug, Clone)]
@@ -62,7 +65,7 @@ impl Data {
     /// # Errors
     /// Where there is none of that name, or it is not as it should be.
     pub fn template(&self, name: &str) -> Result<Loaded<StackTemplate>, TemplateError> {
-        self.load("stack", "templates", name, StackTemplate::parse)
+        self.load("stack", "templates", ".toml", name, StackTemplate::parse)
     }
 
     /// Loads a base image by name, or from a file where the name is a path to one.
@@ -70,7 +73,7 @@ impl Data {
     /// # Errors
     /// Where there is none of that name, or it is not as it should be.
     pub fn base_image(&self, name: &str) -> Result<Loaded<BaseImage>, TemplateError> {
-        self.load("base image", "base-images", name, BaseImage::parse)
+        self.load("base image", "base-images", ".toml", name, BaseImage::parse)
     }
 
     /// Reads an operator table: a file in `templates/operators/`.
@@ -83,6 +86,25 @@ impl Data {
             Some((bytes, found_in)) => Ok(Loaded { digest: Digest::of(&bytes), value: bytes.into_owned(), found_in }),
             None => Err(unknown("operator table", file, self.names("templates/operators", ""))),
         }
+    }
+
+    /// Loads a file for pipelines or clusters by name.
+    ///
+    /// # Errors
+    /// Where there is none of that name.
+    pub fn snippet(&self, name: &str) -> Result<Loaded<Snippet>, TemplateError> {
+        for folder in SNIPPETS {
+            if self.names(folder, ".yaml").iter().any(|known| known == name) {
+                return self.load("template", folder, ".yaml", name, |text, _| Ok(Snippet::new(text)));
+            }
+        }
+        Err(unknown("template", name, self.snippets()))
+    }
+
+    /// The names of the files for pipelines and clusters, those for pipelines first.
+    #[must_use]
+    pub fn snippets(&self) -> Vec<String> {
+        SNIPPETS.iter().flat_map(|folder| self.names(folder, ".yaml")).collect()
     }
 
     /// The names of the stacks, sorted.
@@ -101,17 +123,18 @@ impl Data {
         &self,
         kind: &'static str,
         folder: &str,
+        suffix: &str,
         name: &str,
         parse: impl Fn(&str, &str) -> Result<T, TemplateError>,
     ) -> Result<Loaded<T>, TemplateError> {
-        let found = if name.contains('/') || name.ends_with(".toml") {
+        let found = if name.contains('/') || name.ends_with(suffix) {
             let path = Path::new(name);
             let bytes = fs::read(path).map_err(|source| TemplateError::Io { path: path.to_owned(), source })?;
             Some((Cow::Owned(bytes), name.to_owned()))
         } else {
-            self.read(&format!("{folder}/{name}.toml"))?
+            self.read(&format!("{folder}/{name}{suffix}"))?
         };
-        let (bytes, found_in) = found.ok_or_else(|| unknown(kind, name, self.names(folder, ".toml")))?;
+        let (bytes, found_in) = found.ok_or_else(|| unknown(kind, name, self.names(folder, suffix)))?;
         let not_text = |_| TemplateError::Inconsistent { file: found_in.clone(), reason: "it is not UTF-8".to_owned() };
         let text = std::str::from_utf8(&bytes).map_err(not_text)?;
         Ok(Loaded { value: parse(text, &found_in)?, digest: Digest::of(&bytes), found_in })

@@ -1,4 +1,5 @@
-//! What is known about runtimes and bases, as data: [`StackTemplate`], [`BaseImage`], and [`Data`], which finds them.
+//! What is known about runtimes and bases, as data: [`StackTemplate`], [`BaseImage`], the [`Snippet`]s for pipelines and clusters,
+//! and [`Data`], which finds them.
 //!
 //! A new version of a runtime is a change of a file in `templates/`; a new distribution at the bottom of images is a file in
 //! `base-images/`. Both are built into the program; a folder beside it or `IMGBUILD_DATA` takes precedence, file by file.
@@ -6,6 +7,7 @@
 mod base;
 mod data;
 mod path;
+mod snippet;
 mod stack;
 pub mod strict;
 
@@ -15,6 +17,7 @@ mod tests;
 pub use base::{BaseImage, BasePackage, Contents, Directory, FileSource, GeneratedFile, Link, ReleaseRule, User};
 pub use data::{Data, Loaded};
 pub use path::PathTemplate;
+pub use snippet::{Snippet, Values, ValuesError};
 pub use stack::{
     Copy, Injected, LibraryRule, ModelFormat, Naming, Omission, Opens, PackageSource, Refused, StackPackage, StackTemplate, When,
 };

@@ -1,5 +1,6 @@
 //! What lies at a place: [`Content`], one image or an index of several.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::error::TransportError;
@@ -25,6 +26,22 @@ pub struct ImageIndex {
     pub parsed: Index,
     /// What its entries name, in their order.
     pub children: Vec<Content>,
+}
+
+impl ImageIndex {
+    /// An index over images, each under the platform that its config names.
+    #[must_use]
+    pub fn of(images: Vec<Image>) -> Self {
+        let entry = |image: &Image| Descriptor { platform: platform_of(image), ..describe(image) };
+        let parsed = Index {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.to_owned()),
+            manifests: images.iter().map(entry).collect(),
+            annotations: BTreeMap::new(),
+        };
+        let bytes = serde_json::to_vec(&parsed).expect("an index has string keys only");
+        Self { bytes, parsed, children: images.into_iter().map(Content::Image).collect() }
+    }
 }
 
 impl From<Image> for Content {

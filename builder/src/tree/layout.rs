@@ -126,6 +126,7 @@ fn describe(entry: &Entry) -> String {
         Origin::Package { name, version, .. } => format!("of package {name} {version}"),
         Origin::User { path } => format!("that is `{path}`"),
         Origin::Server { .. } => "that is the server".to_owned(),
+        Origin::BaseImage => "of the base image".to_owned(),
         Origin::Generated => "that the builder makes".to_owned(),
     };
     format!("{what} {whose}")

@@ -18,6 +18,8 @@ use crate::digest::Digest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LayerName {
+    /// The layers of a base that is an image: they are as they are, and nothing is put into them.
+    BaseImage,
     /// glibc, user data base, certificates: changes with the distribution.
     Base,
     /// The runtime's libraries: changes with its version.
@@ -31,13 +33,14 @@ pub enum LayerName {
 }
 
 impl LayerName {
-    /// All of them, lowest first.
+    /// Those that are built, lowest first.
     pub const ALL: [Self; 5] = [Self::Base, Self::Runtime, Self::Server, Self::Compiled, Self::Model];
 
     /// The name as users see it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::BaseImage => "base-image",
             Self::Base => "base",
             Self::Runtime => "runtime",
             Self::Server => "server",
@@ -76,6 +79,8 @@ pub enum Origin {
         /// Its version.
         version: String,
     },
+    /// Part of the image that everything is put upon.
+    BaseImage,
     /// Made by the builder, such as `/etc/passwd`.
     Generated,
 }

@@ -1,0 +1,123 @@
+//! Starting an image and waiting until it answers, as `run`, `verify` and `record` share it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::args::{ImageArgs, RunnerChoice};
+use super::failure::Failure;
+use super::{Context, images};
+use crate::digest::Digest;
+use crate::exit_code;
+use crate::image::ImageConfig;
+use crate::layer::{self, Limits};
+use crate::runner::docker::Docker;
+use crate::runner::embedded::Embedded;
+use crate::runner::{ContainerSpec, Runner, RunningContainer, wait_until_ready};
+use crate::transport::Transport;
+
+/// Where the server says that it is ready.
+const READY: &str = "/v2/health/ready";
+
+/// How an image is started.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub runner: RunnerChoice,
+    pub environment: BTreeMap<String, String>,
+    pub port: Option<u16>,
+    pub cpus: Option<f64>,
+    pub memory: Option<u64>,
+    /// Seconds until the server must be ready.
+    pub wait: u64,
+    /// The container's lines go to stderr.
+    pub show_lines: bool,
+}
+
+/// A server that is ready. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub container: Box<dyn RunningContainer>,
+    /// Digest of the image's manifest.
+    pub digest: Digest,
+    pub config: ImageConfig,
+    /// What started it.
+    pub runner: String,
+    /// How long it took until it was ready.
+    pub ready: Duration,
+    log: Option<std::thread::JoinHandle<()>>,
+    // The folder lives as long as the container, which is dropped first.
+    _root: TempDir,
+}
+
+impl Serving {
+    /// Starts an image and waits until its server is ready.
+    pub fn start(context: &Context, args: &ImageArgs, start: &Start) -> Result<Self, Failure> {
+        let (transport, image) = images::open(context, &args.image, args.platform, &args.registry)?;
+        let config: ImageConfig =
+            serde_json::from_slice(&image.config).map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))?;
+        let in_daemon = match &transport {
+            Transport::DockerDaemon { name } => Some(name.to_string()),
+            _ => None,
+        };
+        let use_docker = match start.runner {
+            RunnerChoice::Docker => true,
+            RunnerChoice::Embedded => false,
+            RunnerChoice::Auto => in_daemon.is_some(),
+        };
+        let root = context.store()?.scratch_folder()?;
+        let (runner, mut spec): (Box<dyn Runner>, ContainerSpec) = if use_docker {
+            let name = in_daemon.ok_or_else(|| {
+                Failure::new(format!("Docker runs images that are in it, and `{}` is not", args.image), exit_code::UNUSABLE_INPUT)
+                    .with_hint(format!("`imgbuild push {} docker-daemon:NAME:TAG` puts it there", args.image))
+            })?;
+            (Box::new(Docker::find()?), ContainerSpec::named(name, config.clone()))
+        } else {
+            layer::unpack(&image.parsed.layers, image.blobs.as_ref(), root.path(), &Limits::default(), &context.progress)
+                .map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))?;
+            (Box::new(Embedded::new()?), ContainerSpec::unpacked(root.path(), config.clone()))
+        };
+        spec.environment.clone_from(&start.environment);
+        spec.host_port = start.port;
+        spec.cpus = start.cpus;
+        spec.memory = start.memory;
+        let started = Instant::now();
+        let mut container = runner.start(&spec)?;
+        for warning in container.warnings() {
+            context.progress.warn(warning.clone());
+        }
+        let log = start.show_lines.then(|| {
+            let lines = container.lines();
+            std::thread::spawn(move || {
+                for line in lines {
+                    eprintln!("{}", line.text);
+                }
+            })
+        });
+        wait_until_ready(container.as_mut(), READY, Duration::from_secs(start.wait))?;
+        Ok(Self {
+            container,
+            digest: image.descriptor().digest,
+            config,
+            runner: runner.name(),
+            ready: started.elapsed(),
+            log,
+            _root: root,
+        })
+    }
+
+    /// Where the server answers.
+    pub fn address(&self) -> SocketAddr {
+        self.container.address()
+    }
+
+    /// Waits until the last lines were shown.
+    pub fn finish(self) {
+        let Self { container, log, _root, .. } = self;
+        drop(container);
+        if let Some(log) = log {
+            let _ = log.join();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! When a difference of times is more than noise: [`judge`].
+//!
+//! Times of starts have long tails and few samples, so the bound rests on medians, median deviations and quartiles, which a few wild
+//! samples do not move. `docs/spec/compare.md` gives the formula and the reasons.
+
+use serde::Serialize;
+
+use crate::report::cold_start::Spread;
+
+/// Standard errors that a difference must exceed where there are many samples.
+pub const DEFAULT_STRICTNESS: f64 = 4.0;
+/// Samples that each side must have for a judgement.
+pub const FEWEST_SAMPLES: usize = 3;
+/// Makes the median absolute deviation of a normal distribution its standard deviation.
+const DEVIATION: f64 = 1.4826;
+/// The median's standard error in standard deviations over the root of the number of samples: √(π/2).
+const MEDIAN_ERROR: f64 = 1.2533;
+/// How much wider the bound is with few samples: it is multiplied by 1 + this / (n − 1).
+const WIDENING: f64 = 6.0;
+
+/// What became of a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The difference is within the noise, or too small to matter.
+    Same,
+    /// It takes longer, beyond the noise.
+    Slower,
+    /// It takes less time, beyond the noise.
+    Faster,
+    /// Only the head has it.
+    Came,
+    /// Only the base has it.
+    Gone,
+    /// One side has fewer than three samples.
+    TooFewSamples,
+}
+
+/// How large the noise of the difference of two medians is, in the unit of the samples; `None` with too few samples.
+#[must_use]
+pub fn bound(base: &Spread, head: &Spread, strictness: f64) -> Option<f64> {
+    let fewest = base.samples.len().min(head.samples.len());
+    if fewest < FEWEST_SAMPLES {
+        return None;
+    }
+    let error = standard_error(base).hypot(standard_error(head));
+    let widening = 1.0 + WIDENING / count(fewest - 1);
+    let (slower, faster) = (overlap(base, head), overlap(head, base));
+    let quartiles = if head.median >= base.median { slower } else { faster };
+    Some((strictness * widening * error).max(quartiles))
+}
+
+/// Judges a difference: beyond the noise and beyond `floor`, or the same.
+#[must_use]
+pub fn judge(base: &Spread, head: &Spread, strictness: f64, floor: f64) -> Verdict {
+    let difference = head.median - base.median;
+    match bound(base, head, strictness) {
+        None => Verdict::TooFewSamples,
+        Some(noise) if difference.abs() <= noise.max(floor) => Verdict::Same,
+        Some(_) if difference > 0.0 => Verdict::Slower,
+        Some(_) => Verdict::Faster,
+    }
+}
+
+/// From the lower median up to its upper quartile, and from the upper one's lower quartile up to its median: a larger difference parts the boxes.
+fn overlap(lower: &Spread, upper: &Spread) -> f64 {
+    (quantile(&lower.samples, 0.75) - lower.median) + (upper.median - quantile(&upper.samples, 0.25))
+}
+
+/// The standard error of a median, by the median absolute deviation.
+fn standard_error(spread: &Spread) -> f64 {
+    let deviations = spread.samples.iter().map(|sample| (sample - spread.median).abs()).collect();
+    let deviation = Spread::of(deviations).map_or(0.0, |deviations| deviations.median);
+    MEDIAN_ERROR * DEVIATION * deviation / count(spread.samples.len()).sqrt()
+}
+
+/// A quantile, between samples in a straight line.
+fn quantile(samples: &[f64], at: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = at * count(sorted.len().saturating_sub(1));
+    let below = sorted.iter().enumerate().take_while(|(index, _)| count(*index) <= place).last();
+    let Some((index, value)) = below else { return 0.0 };
+    let next = sorted.get(index + 1).unwrap_or(value);
+    value + (next - value) * (place - count(index))
+}
+
+fn count(samples: usize) -> f64 {
+    f64::from(u32::try_from(samples).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A generator with a seed: the tests see the same noise every time.
+    struct Noise(u64);
+
+    impl Noise {
+        fn uniform(&mut self) -> f64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            f64::from(u32::try_from(self.0 >> 32).expect("32 bits")) / f64::from(u32::MAX)
+        }
+
+        /// A time around `median` as starts have them: a few percent of noise, and one in ten takes up to five times as long.
+        fn sample(&mut self, median: f64) -> f64 {
+            let usual = median * (1.0 + 0.08 * (self.uniform() + self.uniform() - 1.0));
+            if self.uniform() < 0.1 { usual * (1.0 + 4.0 * self.uniform()) } else { usual }
+        }
+
+        fn spread(&mut self, median: f64, samples: usize) -> Spread {
+            Spread::of((0..samples).map(|_| self.sample(median)).collect()).expect("samples")
+        }
+    }
+
+    #[test]
+    fn noise_alone_is_no_difference_and_a_third_more_is_one() {
+        let mut noise = Noise(20_261_124);
+        for samples in [5, 7, 10, 20] {
+            let mut missed = 0;
+            for round in 0..2000 {
+                let base = noise.spread(200.0, samples);
+                let same = judge(&base, &noise.spread(200.0, samples), DEFAULT_STRICTNESS, 5.0);
+                assert_eq!(same, Verdict::Same, "round {round} of {samples} samples");
+                if judge(&base, &noise.spread(260.0, samples), DEFAULT_STRICTNESS, 5.0) != Verdict::Slower {
+                    missed += 1;
+                }
+            }
+            // Five samples, half of which may be wild, are not always enough.
+            let tolerated = if samples <= 5 { 700 } else { 100 };
+            assert!(missed <= tolerated, "{missed} of 2000 missed with {samples} samples");
+        }
+    }
+
+    #[test]
+    fn small_and_few_prove_nothing() {
+        let exact = |value: f64, samples: usize| Spread::of(vec![value; samples]).expect("samples");
+        assert_eq!(judge(&exact(2.0, 9), &exact(4.0, 9), DEFAULT_STRICTNESS, 5.0), Verdict::Same, "2 ms more are nothing");
+        assert_eq!(judge(&exact(200.0, 2), &exact(900.0, 9), DEFAULT_STRICTNESS, 5.0), Verdict::TooFewSamples);
+        assert_eq!(judge(&exact(200.0, 3), &exact(100.0, 3), DEFAULT_STRICTNESS, 5.0), Verdict::Faster);
+        assert!((quantile(&[4.0, 1.0, 2.0, 3.0], 0.25) - 1.75).abs() < 1e-12);
+        assert!((quantile(&[7.0], 0.75) - 7.0).abs() < 1e-12);
+    }
+}

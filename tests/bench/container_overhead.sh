@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Start to first answer: the same imgserve with the same library and model on the bare host and in the embedded runner, alternately.
+#
+#   container_overhead.sh [RUNS]     prints both medians and their ratio; IMGBUILD and IMGBUILD_SERVER name the programs
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+runs=${1:-15}
+target=${CARGO_TARGET_DIR:-target}
+imgbuild=$(realpath "${IMGBUILD:-$target/release/imgbuild}")
+IMGBUILD_SERVER=$(realpath "${IMGBUILD_SERVER:-$target/server/imgserve}")
+export IMGBUILD_SERVER
+library=$(realpath "$(tests/tools/fetch-onnxruntime.sh)")
+model=$(realpath "$(tests/tools/fetch-models.sh magika)")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp "$model" "$work/magika.onnx"
+cd "$work"
+"$imgbuild" build magika.onnx --report size.json >/dev/null
+python3 - "$imgbuild" "$IMGBUILD_SERVER" "$library" "$work" "$runs" <<'PY'
+import hashlib, http.client, json, os, signal, socket, statistics, subprocess, sys, time
+
+imgbuild, server, library, work, runs = *sys.argv[1:5], int(sys.argv[5])
+body_head = json.dumps({"inputs": [{"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "parameters": {"binary_data_size": 8192}}]})
+body = body_head.encode() + bytes(8192)
+headers = {"Inference-Header-Content-Length": str(len(body_head)), "Content-Type": "application/octet-stream"}
+
+# What the bare host runs is what the image holds, byte for byte.
+held = {file["path"].rsplit("/", 1)[-1]: file["digest"] for file in json.load(open("size.json"))["files"]}
+for name, path in [("imgserve", server), ("libonnxruntime.so.1", library), ("magika.onnx", f"{work}/magika.onnx")]:
+    digest = "sha256:" + hashlib.sha256(open(path, "rb").read()).hexdigest()
+    assert digest in held.values(), f"the image has another {name} than {path}"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def ask(port, method, path, **more):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, **more)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def bare():
+    port = free_port()
+    environment = dict(os.environ, IMGSERVE_MODEL_NAME="magika", IMGSERVE_MODEL_PATH=f"{work}/magika.onnx", IMGSERVE_LIBRARY=library,
+                       IMGSERVE_ADDRESS="127.0.0.1", IMGSERVE_PORT=str(port))
+    begun = time.monotonic()
+    process = subprocess.Popen([server], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                if ask(port, "GET", "/v2/health/ready")[0] == 200:
+                    break
+            except OSError:
+                pass
+            if process.poll() is not None:
+                raise SystemExit("the server ended on the bare host")
+            time.sleep(0.002)
+        status, text = ask(port, "POST", "/v2/models/magika/infer", body=body, headers=headers)
+        assert status == 200, text
+        return (time.monotonic() - begun) * 1e3
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def contained():
+    report = subprocess.run([imgbuild, "--quiet", "coldstart", "oci:magika.oci", "--runner", "embedded", "--runs", "1", "--clients", "1",
+                             "--requests", "1", "--json"], check=True, stdout=subprocess.PIPE).stdout
+    column = next(column for column in json.loads(report)["columns"] if column["cache"] == "warm")
+    return column["start_to_first_answer"]["median"]
+
+
+# What this script itself adds to the bare host's time.
+spawns = []
+for _ in range(20):
+    begun = time.monotonic()
+    subprocess.run(["/bin/true"])
+    spawns.append((time.monotonic() - begun) * 1e3)
+bare(), contained()
+times = {"bare host": [], "container": []}
+for _ in range(runs):
+    times["bare host"].append(bare())
+    times["container"].append(contained())
+for name, samples in times.items():
+    print(f"{name:<10} {statistics.median(samples):8.1f} ms median of {runs}, {min(samples):.1f} to {max(samples):.1f}")
+print(f"of the bare host's, {statistics.median(spawns):.1f} ms are this script's own for starting any program")
+print(f"ratio      {statistics.median(times['container']) / statistics.median(times['bare host']):8.2f}")
+PY
