@@ -14,5 +14,6 @@ mod optimize;
 mod platforms;
 mod registry;
 mod supply_chain;
+mod saved_model;
 mod template;
 mod vendor;
