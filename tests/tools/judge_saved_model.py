@@ -79,7 +79,8 @@ def main():
         times.append(time.perf_counter() - started)
         for name, expected in case["out"].items():
             worst = max(worst, compare(name, answer.as_numpy(name), expected, arguments.atol))
-        if number < 2:  # JSON of large tensors is slow to make in Python.
+        text = all(value.dtype != object for value in case["out"].values())  # Bytes that are no text have no form in JSON.
+        if number < 2 and text:  # JSON of large tensors is slow to make in Python.
             url = f"http://{arguments.address}/v1/models/{arguments.name}:predict"
             columns = {name: as_json(value) for name, value in case["in"].items()}
             rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
@@ -88,8 +89,6 @@ def main():
                 assert status == 200, reply
                 reply = reply[key]
                 for name, expected in case["out"].items():
-                    if expected.dtype == object:
-                        continue  # Text or not is for the tests of the server itself.
                     part = reply if len(case["out"]) == 1 else reply[name] if key == "outputs" else [row[name] for row in reply]
                     worst = max(worst, compare(name, numpy.array(part), expected, arguments.atol))
     print(json.dumps({"cases": len(cases), "largest_difference": worst, "mean_ms": round(1e3 * sum(times) / len(times), 2)}))

@@ -48,7 +48,7 @@ macro_rules! functions {
                     let $name = library.symbol(name).ok_or(stringify!($name))?;
                 )*
                 // SAFETY: these are the functions of these names in TensorFlow's headers, with their arguments.
-                Ok(unsafe { Self { $($name: std::mem::transmute::<*mut c_void, _>($name.as_ptr()),)* } })
+                Ok(unsafe { Self { $($name: std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) $(-> $result)?>($name.as_ptr()),)* } })
             }
         }
     };
