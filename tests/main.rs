@@ -13,7 +13,7 @@ mod image;
 mod optimize;
 mod platforms;
 mod registry;
-mod supply_chain;
 mod saved_model;
+mod supply_chain;
 mod template;
 mod vendor;

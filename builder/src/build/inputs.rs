@@ -202,7 +202,9 @@ impl Choice {
     /// Finds the data files of a recipe's stack and base.
     pub fn without_model(recipe: &Recipe, model: Option<Model>) -> Result<Self, BuildError> {
         let data = Data::locate();
-        let stack = data.template(recipe.stack.as_deref().unwrap_or(default_stack(model.as_ref().map_or(Format::Onnx, |model| model.format))))?;
+        let stack = data.template(
+            recipe.stack.as_deref().unwrap_or(default_stack(model.as_ref().map_or(Format::Onnx, |model| model.format))),
+        )?;
         check_stack(&stack.value, model.as_ref(), recipe)?;
         let (base, base_image) = base_of(recipe, &data)?;
         Ok(Self { model, stack, base, base_image })

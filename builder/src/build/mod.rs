@@ -112,7 +112,15 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
         inputs.lock.save(&recipe.lock_path())?;
     }
     let image = assemble(recipe, &inputs, options, &written, &composition);
-    let report = sizes::report(recipe, &inputs, &runtime, Findings { optimization: prepared.report, xla: xla.map(|xla| xla.report) }, &tree, &written, &image);
+    let report = sizes::report(
+        recipe,
+        &inputs,
+        &runtime,
+        Findings { optimization: prepared.report, xla: xla.map(|xla| xla.report) },
+        &tree,
+        &written,
+        &image,
+    );
     let reused = written.iter().filter(|(_, outcome)| outcome.reused).map(|(name, _)| *name).collect();
     let base_reference = inputs.parent.as_ref().and_then(|parent| parent.name.reference().cloned());
     let Inputs { lock, lock_changes, base, .. } = inputs;
