@@ -17,3 +17,4 @@ mod saved_model;
 mod supply_chain;
 mod template;
 mod vendor;
+mod verify;

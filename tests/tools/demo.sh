@@ -54,5 +54,7 @@ say "\$ imgbuild coldstart oci:magika.oci --runs 3 --seconds 1 --report coldstar
 "$imgbuild" coldstart oci:magika.oci --runs 3 --seconds 1 --report coldstart.json
 say "size report, as above"
 "$imgbuild" build magika.onnx
+say "\$ imgbuild compare size.json+coldstart.json --baseline package --format html -o report.html"
+"$imgbuild" compare size.json+coldstart.json --baseline package --format html -o report.html
 echo
-echo "image: $work/magika.oci   size report: $work/size.json   cold-start report: $work/coldstart.json"
+echo "image: $work/magika.oci   page: $work/report.html   size report: $work/size.json   cold-start report: $work/coldstart.json"

@@ -233,16 +233,20 @@ impl Foundation {
         if own.is_none() && options.lock == LockMode::Locked {
             return Err(LockError::Missing { path: recipe.lock_path() }.into());
         }
-        let lock = published.record.lock.clone();
+        let mut lock = published.record.lock.clone();
         let (request, _) = choice.lock_request(recipe, lock.server.clone())?;
         let needed = published::Needed { stack: &choice.stack.value.name, request: request.digest(), lock: own.as_ref() };
         published.check(recipe, options, compression, &needed)?;
-        if let Some(own) = own.as_ref().filter(|own| options.lock == LockMode::Locked && **own != lock) {
+        let is_stale = |own: &&Lock| options.lock == LockMode::Locked && published::shared_part(own) != lock;
+        if let Some(own) = own.as_ref().filter(is_stale) {
             let reason = format!("its request is {}, expected {}", own.request, lock.request);
             return Err(LockError::Stale { path: recipe.lock_path(), reason }.into());
         }
         let changes = match own {
-            Some(_) => Vec::new(),
+            Some(own) => {
+                lock.optimized = own.optimized;
+                Vec::new()
+            }
             None => vec![format!("took the pins of {}", published.name)],
         };
         progress.note(format!("the layers below the model are those of {}", published.name));

@@ -15,8 +15,8 @@ use crate::layer::{CompressionChoice, FileBytes, LayerOutcome};
 use crate::lock::Lock;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{Level, Library, Links, Omission, PackageSize};
-use crate::runtime::Runtime;
-use crate::tree::{Content, Entry, ImagePath, ImagePathError, Kind, LayerName, Origin, Tree};
+use crate::runtime::{Runtime, Taken};
+use crate::tree::{Content, Entry, ImagePath, ImagePathError, Kind, LayerName, Origin, Provenance, Tree};
 
 /// The label that holds a [`RuntimeRecord`], as compact JSON.
 pub const RUNTIME_LABEL: &str = "io.imgbuild.runtime";
@@ -183,8 +183,14 @@ impl RuntimeSettings {
     #[must_use]
     pub fn tag(&self, lock: &Lock) -> String {
         let settings = serde_json::to_string(self).expect("settings have string keys only");
-        format!("runtime-{}", &Digest::of(format!("{VERSION}\n{}\n{settings}", lock.to_text()).as_bytes()).hex()[..16])
+        let lock = shared_part(lock).to_text();
+        format!("runtime-{}", &Digest::of(format!("{VERSION}\n{lock}\n{settings}").as_bytes()).hex()[..16])
     }
+}
+
+/// A lock without what belongs to one model.
+pub(super) fn shared_part(lock: &Lock) -> Lock {
+    Lock { optimized: None, ..lock.clone() }
 }
 
 impl RuntimeRecord {
@@ -196,7 +202,7 @@ impl RuntimeRecord {
         let entries = tree.entries.iter().map(|(path, entry)| RecordedEntry::of(path, entry, digests.get(path))).collect();
         Self {
             version: VERSION,
-            lock,
+            lock: shared_part(&lock),
             settings,
             layers,
             entries,
@@ -351,8 +357,14 @@ impl PublishedRuntime {
             written.push((recorded.name, outcome));
         }
         let record = self.record.clone();
+        let taken = |(path, entry): (&ImagePath, &Entry)| Taken {
+            path: path.clone(),
+            kind: entry.kind.clone(),
+            mode: entry.mode,
+            provenance: Provenance { layer: entry.layer, origin: entry.origin.clone(), reason: entry.reason.clone() },
+        };
         let runtime = Runtime {
-            taken: Vec::new(),
+            taken: tree.entries.iter().map(taken).collect(),
             libraries: record.libraries,
             omitted: record.omitted,
             links: record.links,
@@ -458,6 +470,9 @@ mod tests {
             settings_with(&settings, |other| other.compression = CompressionChoice::None),
         ];
         assert!(others.iter().all(|other| other.tag(&lock) != tag));
+        // What is pinned for one model does not decide the layers of all.
+        let optimized = crate::lock::OptimizedPin { from: Digest::of(b"a"), sha256: Digest::of(b"b") };
+        assert_eq!(settings.tag(&Lock { optimized: Some(optimized), ..lock.clone() }), tag);
         let other = Lock { base: "other".to_owned(), ..lock };
         assert_ne!(settings.tag(&other), tag);
     }

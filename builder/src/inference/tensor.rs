@@ -216,6 +216,8 @@ impl Tensor {
                 match (self.datatype, data.try_into()) {
                     (Datatype::Int64, Ok(bytes)) => i64::from_le_bytes(bytes).to_string(),
                     (Datatype::Uint64, Ok(bytes)) => u64::from_le_bytes(bytes).to_string(),
+                    // As a 64-bit float it would get digits that it does not have.
+                    (Datatype::Fp32, _) => data.try_into().map(f32::from_le_bytes).unwrap_or_default().to_string(),
                     _ => one.floats().first().map_or_else(String::new, ToString::to_string),
                 }
             }
