@@ -214,7 +214,7 @@ for body, expected in [
     ({"signature_name": "none", "inputs": ["ab"]}, "signature `none` is unknown"),
     ({"instances": [1]}, "does not fit the datatype"),
     ({"instances": [["a"]]}, "has shape [1,1], expected [-1]"),
-    ({}, "neither of"),
+    ({"signature_name": ""}, "neither of"),
 ]:
     status, answer = ask(":predict", body)
     assert status == 400 and expected in answer["error"], answer
