@@ -155,7 +155,8 @@ fn what_cannot_be_measured_is_said() {
     build(folder.path(), &[]);
     let image = "oci:magika.oci";
     for (arguments, code, expected) in [
-        (&["--data", "nowhere"][..], 3, "input_0.pb"),
+        (&["--data", "nowhere"][..], 3, "failed to read `nowhere`"),
+        (&["--data", "."], 3, "holds no file for the input `bytes`"),
         (&["--link", "fast"], 2, "1Gbit/s,5ms"),
         (&["--runs", "0"], 2, "--runs"),
         (&["--seconds=-1"], 2, "negative"),

@@ -96,5 +96,9 @@ fn bad_input(folder: &Path, reference: &str) {
     says(&mut verify(folder, reference, "expected", &["--policy", "bad.toml"]), 3, "only limit");
     std::fs::write(folder.join("wrong.json"), r#"{"inputs": [{"name": "nothing", "shape": [1], "datatype": "FP32", "data": [1]}], "outputs": [{"name": "StatefulPartitionedCall:0", "shape": [1], "datatype": "FP32", "data": [1]}]}"#).expect("a file");
     says(&mut verify(folder, reference, "wrong.json", &[]), 3, "refused `wrong.json` with status 400");
-    says(imgbuild().current_dir(folder).args(["record", reference, "--data", "variants/inputs.npz", "-o", "expected"]), 3, "already there");
+    says(
+        imgbuild().current_dir(folder).args(["record", reference, "--data", "variants/inputs.npz", "-o", "expected"]),
+        3,
+        "already there",
+    );
 }

@@ -6,7 +6,7 @@ Writes MODEL's inputs as FOLDER/inputs.npz (16 of them, fixed seed) and, each as
     weight-0.0005, weight-0.005, weight-0.05    every weight tensor scaled by 1 + that
     swapped                                     the first two outputs of one shape under each other's name
     reversed                                    the first output reversed along its last dimension
-    preprocessing                               the input multiplied by 1.1 before anything else
+    preprocessing                               the input clipped at ±0.1 before anything else, instead of not at all
     nan                                         NaN as the first element of the first output
 """
 import pathlib
@@ -74,8 +74,9 @@ def preprocessing(model):
         for at, value in enumerate(node.input):
             if value == name:
                 node.input[at] = "preprocessed"
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(1.1), "gain"))
-    model.graph.node.insert(0, helper.make_node("Mul", [name, "gain"], ["preprocessed"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(-0.1), "lowest"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "highest"))
+    model.graph.node.insert(0, helper.make_node("Clip", [name, "lowest", "highest"], ["preprocessed"]))
 
 
 def nan(model):

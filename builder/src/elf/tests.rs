@@ -36,18 +36,21 @@ fn from_wheel(package: &str, platform: &str, member: &str) -> PathBuf {
     let target = folder.join(Path::new(member).file_name().unwrap());
     if !target.exists() {
         let pinned = package.replace('-', "==");
-        let folder_text = folder.to_str().unwrap();
+        // Tests run as processes of their own, several of which may fetch the same file at a time.
+        let fetched = folder.join(format!("fetch-{}", std::process::id()));
+        let folder_text = fetched.to_str().unwrap();
         let mut arguments = vec!["-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.11"];
         arguments.extend(["--platform", platform, "-d", folder_text, &pinned]);
         output("python3", &arguments);
-        let wheel = fs::read_dir(&folder)
+        let wheel = fs::read_dir(&fetched)
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .find(|path| path.extension().is_some_and(|end| end == "whl"));
         let mut archive = zip::ZipArchive::new(fs::File::open(wheel.unwrap()).unwrap()).unwrap();
-        let partial = target.with_extension("partial");
+        let partial = target.with_extension(format!("partial-{}", std::process::id()));
         std::io::copy(&mut archive.by_name(member).unwrap(), &mut fs::File::create(&partial).unwrap()).unwrap();
         fs::rename(partial, &target).unwrap();
+        fs::remove_dir_all(fetched).unwrap();
     }
     target
 }
