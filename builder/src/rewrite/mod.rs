@@ -13,6 +13,7 @@ mod kinds;
 mod layout;
 mod library;
 mod neighbours;
+mod rearrange;
 mod record;
 mod relr;
 mod report;
@@ -29,6 +30,7 @@ pub use bind::BindRules;
 pub use error::{Difference, RewriteError};
 pub use kept::{KeepError, Rewritten, rewrite_in_store};
 pub use neighbours::Neighbours;
+pub(crate) use rearrange::{Arrangement, Memory, Pointer, same_outside};
 pub use report::{BindReport, RewriteReport, StripReport};
 
 use std::fs::File;
