@@ -134,7 +134,8 @@ pub(super) fn lay_out<'a>(mut draft: Draft<'a>) -> Result<Image<'a>, RewriteErro
         header.segments_offset = offset;
         overwrite(&mut edits, address, table);
     } else {
-        tail.align(8);
+        // On a page of its own: in the last page of a segment, the loader would take it for a part of that, which it zeroes.
+        tail.align(library.kinds.page);
         header.segments_offset = tail.bytes;
         tail.push(Piece::Bytes(table.into()));
     }

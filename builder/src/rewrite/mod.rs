@@ -55,7 +55,7 @@ pub enum Transformation {
 
 /// The format of what [`rewrite`] gives: whoever keeps results by their inputs adds it to the key. It grows whenever the
 /// same library and transformations give other bytes.
-pub const REWRITE_FORMAT: u32 = 1;
+pub const REWRITE_FORMAT: u32 = 2;
 
 /// Rewrites the bytes of a library, and writes the result to an empty file, which is verified before this returns.
 ///

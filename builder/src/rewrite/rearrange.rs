@@ -13,7 +13,7 @@ use super::draft::Draft;
 use super::error::RewriteError;
 use super::library::{Library, Table};
 use super::neighbours::Neighbours;
-use super::record::{Record, Relocation, Segment};
+use super::record::{Record, Relocation};
 use super::verify::{self, Exempt};
 
 /// A library as the loader lays it out in memory.
@@ -129,12 +129,6 @@ impl<'a> Memory<'a> {
         let is_place = |kind: elf::SymbolType| kind != elf::STT_TLS && kind != elf::STT_SECTION;
         let symbols = self.library.symbols()?;
         Ok(symbols.iter().filter(|symbol| symbol.is_defined() && is_place(symbol.kind())).map(|symbol| symbol.value).collect())
-    }
-
-    /// The lowest address of the segment that an address is in.
-    pub(crate) fn segment_of(&self, address: u64) -> Option<u64> {
-        let within = |segment: &&Segment| segment.is_load() && segment.address <= address && address < segment.end();
-        self.library.segments.iter().find(within).map(|segment| segment.address)
     }
 
     /// Writes the rearranged library to an empty file.

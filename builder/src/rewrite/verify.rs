@@ -13,7 +13,7 @@ use super::bind::BindRules;
 use super::error::{Difference, RewriteError};
 use super::library::{HEADER_BYTES, Library, Table};
 use super::neighbours::{Neighbours, PACKED_VERSION};
-use super::record::{Segment, Symbol};
+use super::record::{Record, Segment, Symbol};
 use super::tables::TABLES;
 use super::words::{Word, words};
 use crate::elf::{Dynamic, SymbolName, VersionNeed, WantedVersion};
@@ -87,6 +87,7 @@ fn same_shape(before: &Library<'_>, after: &Library<'_>) -> Result<(), Differenc
         library.segments.iter().filter(is_other).map(fields).collect()
     };
     same("segments", others(before), others(after))?;
+    table_is_readable(after)?;
     let loads = before.segments.iter().filter(|segment| segment.is_load());
     let page = loads.map(|load| load.align).min().unwrap_or(1).clamp(1, after.kinds.page);
     let mut pages_end = 0;
@@ -104,6 +105,23 @@ fn same_shape(before: &Library<'_>, after: &Library<'_>) -> Result<(), Differenc
             let range = segment.address..segment.address + segment.file_size;
             let in_file = after.slice(segment.offset, segment.file_size).map(<[u8]>::as_ptr);
             same("segment offset", after.bytes(range).map(<[u8]>::as_ptr), in_file)?;
+        }
+    }
+    Ok(())
+}
+
+/// A loader looks for the program headers in the pages that it maps, up to the end of a segment's last page, and zeroes what
+/// lies behind the segment's bytes there. So they are within the bytes of a segment or on none of its pages.
+fn table_is_readable(library: &Library<'_>) -> Result<(), Difference> {
+    let page = library.kinds.page;
+    let start = library.header.segments_offset;
+    let end = start.saturating_add((library.segments.len() * Segment::BYTES) as u64);
+    for segment in library.segments.iter().filter(|segment| segment.is_load()) {
+        let bytes = segment.offset..segment.offset + segment.file_size;
+        let pages = bytes.start / page * page..bytes.end.next_multiple_of(page);
+        let is_apart = end <= pages.start || pages.end <= start;
+        if !is_apart && !(bytes.start <= start && end <= bytes.end) {
+            return Err(property("program headers", format!("{start:#x}"), format!("not in the pages {pages:#x?}")));
         }
     }
     Ok(())
