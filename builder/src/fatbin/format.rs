@@ -187,7 +187,7 @@ impl<'a> Entry<'a> {
             return Err(wrong("entry version", 2, u16_at(header, 2).into(), "0x101"));
         }
         let header_size = u32_at(header, 4) as usize;
-        if !(SHORTEST_HEADER..=LONGEST_HEADER).contains(&header_size) || header_size % ALIGN as usize != 0 {
+        if !(SHORTEST_HEADER..=LONGEST_HEADER).contains(&header_size) || !header_size.is_multiple_of(ALIGN as usize) {
             return Err(wrong("entry header size", 4, header_size as u64, "a multiple of 8 from 64 to 4096"));
         }
         let payload_size = u64_at(header, 8);

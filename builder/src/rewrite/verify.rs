@@ -120,7 +120,8 @@ fn table_is_readable(library: &Library<'_>) -> Result<(), Difference> {
         let bytes = segment.offset..segment.offset + segment.file_size;
         let pages = bytes.start / page * page..bytes.end.next_multiple_of(page);
         let is_apart = end <= pages.start || pages.end <= start;
-        if !is_apart && !(bytes.start <= start && end <= bytes.end) {
+        let is_within = bytes.start <= start && end <= bytes.end;
+        if !(is_apart || is_within) {
             return Err(property("program headers", format!("{start:#x}"), format!("not in the pages {pages:#x?}")));
         }
     }
