@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use imgbuild_tests::{fail_with, has, imgbuild, model, root, succeed, text};
+use imgbuild_tests::{build_folder, fail_with, has, imgbuild, model, python, root, succeed, text};
 use sha2::{Digest, Sha256};
 
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
@@ -150,4 +150,17 @@ fn memory_does_not_grow_with_the_library() {
     let mut limited = Command::new("prlimit");
     limited.arg("--data=32000000").arg(imgbuild().get_program()).args(["fatbin", "prune", "--gpu", "sm_75,sm_90"]);
     succeed(limited.arg(cuda().join(PROVIDER)).arg("-o").arg(folder.path().join("out.so")));
+}
+
+#[test]
+fn the_comparison_for_gpus_runs_on_the_cpu_too() {
+    let scratch = tempfile::tempdir_in(build_folder()).expect("a folder");
+    let mut compare = python();
+    compare
+        .arg(root().join("tests/gpu/compare.py"))
+        .args(["--provider", "CPUExecutionProvider", "--scratch"])
+        .arg(scratch.path());
+    let shown = succeed(compare.arg("--right").arg(cuda().join(PROVIDER)).arg(model("magika")));
+    let rows = text(&shown.stdout).lines().filter(|line| line.starts_with("| magika | ") && line.ends_with(" 0 |")).count();
+    assert_eq!(rows, 3, "{}", text(&shown.stdout));
 }
