@@ -181,6 +181,16 @@ pub enum LoadError {
         /// The runtime's own words.
         message: String,
     },
+    /// The provider that was asked for cannot run the model.
+    #[error("the provider `{provider}` cannot run the model: {message}")]
+    Provider {
+        /// Its name.
+        provider: &'static str,
+        /// Whether that is for parts of the model that would run on the CPU.
+        on_cpu: bool,
+        /// The runtime's own words.
+        message: String,
+    },
     /// An input that the protocol cannot carry.
     #[error("input `{input}` of the model `{}` is {kind}, expected a tensor of a datatype of the protocol", path.display())]
     InputUnserved {
@@ -210,6 +220,12 @@ impl LoadError {
             }
             Self::LibraryNotOpened { missing: Missing { library: Some(library), .. }, .. } => {
                 Some(format!("put `{library}` into the image where the loader searches"))
+            }
+            Self::Provider { on_cpu: true, .. } => {
+                Some("`session_config` with `session.disable_cpu_ep_fallback` = `0` lets these parts run on the CPU".into())
+            }
+            Self::Provider { .. } => {
+                Some("start the container with a GPU (`--gpus all`, or the device plug-in of the cluster) and a driver that is new enough".into())
             }
             _ => None,
         }

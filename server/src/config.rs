@@ -40,6 +40,23 @@ impl GraphOptimization {
     }
 }
 
+/// What runs the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// The processor.
+    Cpu,
+    /// A GPU, by CUDA.
+    Cuda,
+}
+
+impl Provider {
+    const ALL: [(&'static str, Self); 2] = [("cpu", Self::Cpu), ("cuda", Self::Cuda)];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, provider)| *provider == self).map_or("cpu", |(name, _)| name)
+    }
+}
+
 /// What the model is run on once before it is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WarmUp {
@@ -74,6 +91,10 @@ pub struct Config {
     pub cpu: Option<String>,
     /// Session configuration entries of the runtime.
     pub session_config: BTreeMap<String, String>,
+    /// What runs the model.
+    pub provider: Provider,
+    /// Options of the provider.
+    pub provider_options: BTreeMap<String, String>,
     /// Limits on requests.
     pub limits: Limits,
     /// What the model is run on before it is ready.
@@ -260,6 +281,8 @@ impl Config {
             "graph_optimization_level": self.graph_optimization.name(),
             "cpu": self.cpu.as_deref().unwrap_or(""),
             "session_config": self.session_config,
+            "provider": self.provider.name(),
+            "provider_options": self.provider_options,
             "max_body_bytes": self.limits.body_bytes,
             "max_buffered_bytes": self.limits.buffered_bytes,
             "max_header_bytes": self.limits.header_bytes,
@@ -353,6 +376,11 @@ impl Reader {
             .into_iter()
             .find(|(name, _)| Some(*name) == level.as_deref())
             .map_or(GraphOptimization::All, |(_, level)| level);
+        let provider = self.choice("provider", &Provider::ALL.map(|(name, _)| name))?;
+        let provider = Provider::ALL
+            .into_iter()
+            .find(|(name, _)| Some(*name) == provider.as_deref())
+            .map_or(Provider::Cpu, |(_, provider)| provider);
         let log_level = self.choice("log_level", &["error", "warn", "info", "debug"])?;
         let log_format = self.choice("log_format", &["json", "text"])?;
         let warm_up = match self.text("warm_up")?.as_deref() {
@@ -373,6 +401,8 @@ impl Reader {
             graph_optimization,
             cpu: self.text("cpu")?,
             session_config: self.map("session_config")?,
+            provider,
+            provider_options: self.map("provider_options")?,
             limits,
             warm_up,
             log_level: log_level.and_then(|name| name.parse().ok()).unwrap_or(Level::Info),

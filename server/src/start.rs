@@ -55,7 +55,7 @@ impl StartError {
             Self::Internal(_) => 1,
             Self::Usage(_) | Self::Config(_) => 2,
             Self::Load(error) => match **error {
-                LoadError::LibraryNotOpened { .. } | LoadError::LibraryVersion { .. } => 3,
+                LoadError::LibraryNotOpened { .. } | LoadError::LibraryVersion { .. } | LoadError::Provider { .. } => 3,
                 LoadError::Option { .. } => 2,
                 _ => 4,
             },
@@ -121,6 +121,7 @@ fn load_fields(line: Line, error: &LoadError) -> Line {
             .optional("operator", operator.as_ref())
             .optional("missing_file", file.as_ref())
             .optional("missing_locale", locale.as_ref()),
+        LoadError::Provider { provider, .. } => line.field("provider", provider),
         LoadError::InputUnserved { path: model, input, .. } => line.field("model", &path(model)).field("input", input),
         LoadError::OutputsUnserved { path: model, .. } => line.field("model", &path(model)),
     }

@@ -18,6 +18,14 @@ fn library() -> PathBuf {
     String::from_utf8(output.stdout).expect("a path").trim_end().into()
 }
 
+/// What a script of `tests/tools/` prints.
+fn printed(script: &str, arguments: &[&Path]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tools").join(script);
+    let output = Command::new(&script).args(arguments).stderr(Stdio::inherit()).output().expect("the script can be run");
+    assert!(output.status.success(), "{} failed", script.display());
+    String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+}
+
 /// A protobuf field of bytes, text or a message.
 fn block(field: u8, content: &[u8]) -> Vec<u8> {
     let length = u8::try_from(content.len()).ok().filter(|length| *length < 128).expect("short enough for one byte");
@@ -142,4 +150,44 @@ fn a_check_says_what_keeps_it_from_starting() {
     let phases: Vec<_> = lines.map(|line| line["phase"].as_str().expect("only phases").to_owned()).collect();
     assert_eq!(phases, ["exec", "config", "dlopen", "session", "warm_up", "ready"]);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn a_gpu_that_was_asked_for_and_is_missing_ends_the_start() {
+    let folder = Folder::new("cuda");
+    let good = folder.write("good.onnx", &model("Abs"));
+    let cuda = PathBuf::from(printed("fetch-cuda.sh", &[]));
+    // Libraries that stand in for NVIDIA's: they link, and know no device.
+    let stubs = folder.0.join("stubs");
+    printed("cuda_stubs.sh", &[&stubs, &cuda.join("libonnxruntime_providers_cuda.so")]);
+    let library = cuda.join("libonnxruntime.so.1");
+    let start = |options: &str| {
+        let config = folder.write("config.json", options.as_bytes());
+        let variables = [
+            ("IMGSERVE_CONFIG", config.as_path()),
+            ("IMGSERVE_MODEL_PATH", &good),
+            ("IMGSERVE_LIBRARY", &library),
+            ("LD_LIBRARY_PATH", &stubs),
+            ("LD_BIND_NOW", Path::new("1")),
+            ("ORT_DISABLE_TELEMETRY", Path::new("1")),
+        ];
+        failure(&["--check"], &variables)
+    };
+    let cuda_provider = r#"{"provider":"cuda","provider_options":{"device_id":"0","enable_cudnn":"0"}}"#;
+    let (status, error) = start(cuda_provider);
+    assert_eq!((status, &error["provider"]), (Some(3), &Value::from("cuda")), "{error}");
+    let message = error["message"].as_str().expect("a message");
+    assert!(message.ends_with("CUDA failure 100: no CUDA-capable device is detected"), "{error}");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("--gpus all")), "{error}");
+
+    let (status, error) = start(r#"{"provider":"cuda","provider_options":{"no_such_option":"1"}}"#);
+    assert_eq!((status, &error["option"]), (Some(2), &Value::from("`provider_options`")), "{error}");
+    let (status, error) = start(r#"{"provider":"rocm"}"#);
+    assert!(status == Some(2) && error["message"].as_str().is_some_and(|text| text.contains("`cpu`, `cuda`")), "{error}");
+
+    std::fs::remove_file(stubs.join("libcublasLt.so.13")).expect("it was there");
+    let (status, error) = start(cuda_provider);
+    assert_eq!((status, &error["stage"]), (Some(3), &Value::from("dlopen")), "{error}");
+    assert_eq!(error["missing_library"], "libcublasLt.so.13", "{error}");
+    assert_eq!(error["library"], "libonnxruntime_providers_cuda.so", "{error}");
 }

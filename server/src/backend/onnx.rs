@@ -4,6 +4,7 @@
 //! here, because a session is to run on many threads at a time and to carry every datatype without a copy.
 
 mod call;
+mod cuda;
 mod diagnose;
 mod value;
 
@@ -18,7 +19,7 @@ use ort::sys;
 use self::call::{Code, Environment, RunOptions, Session, SessionOptions, Status, check};
 use self::value::{Input, Outlet};
 use super::{Backend, Cancel, LoadError, ModelInterface, RunError, TensorSpec, UnservedOutput};
-use crate::config::{Config, GraphOptimization};
+use crate::config::{Config, GraphOptimization, Provider};
 use crate::log::{self, Level};
 use crate::tensor::Tensor;
 
@@ -95,7 +96,7 @@ impl OnnxBackend {
         }
         let options = options(config, optimized)?;
         let session = Session::create(Arc::clone(&runtime.environment), path, &options)
-            .map_err(|status| diagnose::model(path.clone(), status.message))?;
+            .map_err(|status| cuda::failure(&status.message).unwrap_or_else(|| diagnose::model(path.clone(), status.message)))?;
         let describe = |status: Status| diagnose::model(path.clone(), status.message);
 
         let mut inputs = Vec::new();
@@ -154,11 +155,17 @@ fn options(config: &Config, optimized: Option<&Path>) -> Result<SessionOptions, 
         check((call::api().SetSessionGraphOptimizationLevel)(options.as_ptr(), level))
             .map_err(refused("`graph_optimization_level`".into()))?;
         check((call::api().SetIntraOpNumThreads)(options.as_ptr(), threads)).map_err(refused("`threads`".into()))?;
-        for (key, value) in &config.session_config {
+        let strict = (cuda::NO_FALLBACK.to_owned(), "1".to_owned());
+        let strict =
+            (config.provider == Provider::Cuda && !config.session_config.contains_key(cuda::NO_FALLBACK)).then_some(strict);
+        for (key, value) in config.session_config.iter().chain(strict.iter().map(|(key, value)| (key, value))) {
             let what = format!("`session_config` entry `{key}`");
             let (key, value) = (c_string(&what, key.as_bytes())?, c_string(&what, value.as_bytes())?);
             check((call::api().AddSessionConfigEntry)(options.as_ptr(), key.as_ptr(), value.as_ptr())).map_err(refused(what))?;
         }
+    }
+    if config.provider == Provider::Cuda {
+        cuda::append(&options, &config.provider_options)?;
     }
     if let Some(optimized) = optimized {
         let path = c_string("the path of the optimised model", optimized.as_os_str().as_bytes())?;

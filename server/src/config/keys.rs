@@ -54,6 +54,8 @@ pub const KEYS: &[Key] = &[
     key("graph_optimization_level", Kind::Text, "all, extended, basic or disable [all]"),
     key("cpu", Kind::Text, "instruction sets that the model was optimised for, as --optimize prints them [any]"),
     key("session_config", Kind::Map, "session configuration entries of the runtime [none]"),
+    key("provider", Kind::Text, "what runs the model: cpu, or cuda, which runs all of it or does not start [cpu]"),
+    key("provider_options", Kind::Map, "options of the provider, such as device_id and enable_cudnn [none]"),
     key("max_body_bytes", Kind::Integer, "largest request body, before and after decompression [104857600]"),
     key("max_buffered_bytes", Kind::Integer, "request bodies held at a time, all together [4 x max_body_bytes]"),
     key("max_header_bytes", Kind::Integer, "largest request head, 8192 or more [65536]"),

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::sys;
 
@@ -142,6 +142,19 @@ impl Environment {
     }
 }
 
+/// The runtime's last message of an error: some of its statuses say less.
+static LAST_ERROR: Mutex<Option<String>> = Mutex::new(None);
+
+/// The last message of an error since [`forget_error`].
+pub(super) fn last_error() -> Option<String> {
+    LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Forgets it.
+pub(super) fn forget_error() {
+    *LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner) = None;
+}
+
 /// Makes the runtime's messages into log lines.
 unsafe extern "system" fn forward(
     _parameter: *mut c_void,
@@ -159,6 +172,9 @@ unsafe extern "system" fn forward(
     if log::enabled(level) {
         // SAFETY: the runtime gives strings that end in a zero byte and live through this call.
         let (location, message) = unsafe { (c_text(location), c_text(message)) };
+        if level == Level::Error {
+            *LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.clone());
+        }
         log::line(level, message).field("source", "onnxruntime").field("location", &location).emit();
     }
 }
