@@ -13,6 +13,7 @@ mod image;
 mod optimize;
 mod platforms;
 mod registry;
+mod saved_model;
 mod supply_chain;
 mod template;
 mod vendor;

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::exit_code;
 use crate::platform::Platform;
-use crate::recipe::{Minimize, Optimize};
+use crate::recipe::{Minimize, Optimize, XlaChoice};
 
 /// Builds the smallest OCI image that serves a machine-learning model.
 #[derive(Debug, Parser)]
@@ -192,6 +192,14 @@ pub struct BuildArgs {
     /// Keep this library whatever the rules say (may be repeated)
     #[arg(long, value_name = "LIBRARY")]
     pub keep: Vec<String>,
+
+    /// Whether XLA compiles a SavedModel [default: auto]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub xla: Option<XlaChoice>,
+
+    /// Do not run the image while it is built, so that nothing is compiled ahead
+    #[arg(long)]
+    pub no_warm: bool,
 
     /// Say what would be built, and write nothing but the store
     #[arg(long)]

@@ -22,7 +22,7 @@ use crate::build::Inputs;
 use crate::digest::Digest;
 use crate::layer;
 use crate::lock::OptimizedPin;
-use crate::model::Externalized;
+use crate::model::{Content, Externalized, Format};
 use crate::progress::Progress;
 use crate::recipe::{Optimize, Recipe};
 use crate::report::Optimization;
@@ -80,6 +80,11 @@ pub fn prepare(
     progress: &Progress,
 ) -> Result<Prepared, OptimizeError> {
     let mut prepared = Prepared::untouched(recipe, inputs, store)?;
+    if inputs.model().format == Format::SavedModel {
+        prepared.report.left = Some("a SavedModel keeps its weights in files of their own already".to_owned());
+        prepared.report.after = prepared.report.before;
+        return Ok(prepared);
+    }
     if recipe.optimize.is_by_runtime() {
         let request = offline::Request { recipe, inputs, runtime, model: prepared.files[0].digest };
         match offline::optimize(&request, store, progress)? {
@@ -100,12 +105,16 @@ pub fn prepare(
 impl Prepared {
     /// The files as they are.
     fn untouched(recipe: &Recipe, inputs: &Inputs, store: &Store) -> Result<Self, OptimizeError> {
-        // The model keeps its file name: external data is named relative to it and may have any other name.
-        let name = recipe.model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut files = vec![PreparedFile::on_disk(&name, &inputs.model().path, "the model".to_owned(), store)?];
-        for external in &inputs.model().onnx.external {
-            let reason = format!("weights that {name} keeps in a file of their own");
-            files.push(PreparedFile::on_disk(&external.location, &external.path, reason, store)?);
+        let model = inputs.model();
+        let mut files = Vec::new();
+        // Files keep their names and their places to each other, by which the model refers to them.
+        for (index, file) in model.files().iter().enumerate() {
+            let reason = match (&model.content, index) {
+                (Content::Onnx(_), 0) => "the model",
+                (Content::Onnx(_), _) => "weights that the model keeps in a file of their own",
+                (Content::SavedModel(_), _) => "a file of the SavedModel",
+            };
+            files.push(PreparedFile::on_disk(&file.location, &file.path, reason.to_owned(), store)?);
         }
         let report = Optimization {
             asked: recipe.optimize,

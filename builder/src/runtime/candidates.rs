@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::transform::{TransformError, Transformation};
 use super::{RuntimeError, RuntimeRequest, SERVER_PATH, file_sizes, on_disk};
 use crate::elf::{ElfObject, Machine};
 use crate::layer;
 use crate::link::LinkRoot;
 use crate::platform::Platform;
 use crate::recipe::Minimize;
+use crate::report::Omission;
 use crate::source::package::{EntryKind, Package, PackageEntry, PackageError};
 use crate::store::Store;
 use crate::template::{FileSource, Naming};
@@ -39,6 +41,8 @@ pub(super) struct Candidates {
     pub custom_operators: Vec<ImagePath>,
     /// Image paths of libraries that are taken whatever the closure says.
     pub kept: Vec<String>,
+    /// What was cut off libraries.
+    pub cuts: Vec<Omission>,
 }
 
 impl Candidate {
@@ -79,6 +83,15 @@ impl Candidate {
             _ => None,
         }
     }
+}
+
+/// What is done to a library on its way into the image.
+#[derive(Clone, Copy)]
+struct Placing<'a> {
+    /// Whether it is called by its soname.
+    by_soname: bool,
+    /// The changes of its bytes, in order.
+    changes: &'a [Transformation],
 }
 
 /// Files and links of a package whose paths are wanted, at their places in the image.
@@ -124,6 +137,7 @@ impl Candidates {
             of_parent: BTreeMap::new(),
             custom_operators: Vec::new(),
             kept: Vec::new(),
+            cuts: Vec::new(),
         };
         if let Some(parent) = request.parent {
             candidates.add_links_of(parent);
@@ -172,11 +186,12 @@ impl Candidates {
                     Err(PackageError::NoEntry { .. }) if library.optional => continue,
                     found => found?,
                 };
+                let changes = if request.minimize == Minimize::Package { Vec::new() } else { Transformation::of(library) };
                 for entry in entries {
                     // A link beside its target would be the same library twice.
                     if matches!(entry.kind, EntryKind::File { .. }) {
                         let by_soname = library.naming == Naming::Soname;
-                        self.add_library(package, entry, folder, by_soname, store)?;
+                        self.add_library(package, entry, folder, Placing { by_soname, changes: &changes }, store)?;
                     }
                 }
             }
@@ -186,7 +201,7 @@ impl Candidates {
                 unknown.retain(|kept| *kept != name);
                 if wanted || (request.minimize == Minimize::Package && is_shared_library(name)) {
                     let entry = package.entry(path).expect("the path is one of the package's");
-                    let placed = self.add_library(package, entry, folder, false, store)?;
+                    let placed = self.add_library(package, entry, folder, Placing { by_soname: false, changes: &[] }, store)?;
                     self.kept.push(placed);
                 }
             }
@@ -202,7 +217,7 @@ impl Candidates {
         package: &Package,
         entry: &PackageEntry,
         folder: &ImagePath,
-        by_soname: bool,
+        placing: Placing<'_>,
         store: &Store,
     ) -> Result<String, RuntimeError> {
         let file_name = entry.path.rsplit('/').next().unwrap_or(&entry.path).to_owned();
@@ -214,7 +229,7 @@ impl Candidates {
                 package: package.pin().name.clone(),
                 source,
             })?;
-            if let Some(soname) = elf.soname().filter(|_| by_soname) {
+            if let Some(soname) = elf.soname().filter(|_| placing.by_soname) {
                 candidate.path = folder.join(soname)?;
             }
             // The same bytes under two names are one library.
@@ -224,8 +239,35 @@ impl Candidates {
             }
         }
         let path = candidate.path.to_string();
+        for change in placing.changes {
+            self.change(&mut candidate, *change, store).map_err(|source| RuntimeError::Transform {
+                name: entry.path.clone(),
+                package: package.pin().name.clone(),
+                source,
+            })?;
+        }
         self.add(candidate);
         Ok(path)
+    }
+
+    /// Puts what a change makes of a library in its place, and accounts for the difference.
+    fn change(&mut self, candidate: &mut Candidate, change: Transformation, store: &Store) -> Result<(), TransformError> {
+        let Kind::File { content: Content::Disk(path), digest: Some(digest), .. } = &candidate.kind else { return Ok(()) };
+        let blob = change.apply(path, digest, store)?;
+        if let Origin::Package { name, .. } = &candidate.origin
+            && blob.size < candidate.size
+        {
+            self.cuts.push(Omission {
+                name: candidate.path.file_name().to_owned(),
+                package: name.clone(),
+                files: 0,
+                unpacked: candidate.size - blob.size,
+                reason: change.reason().to_owned(),
+            });
+        }
+        candidate.size = blob.size;
+        candidate.kind = on_disk(blob.path, blob.size, Some(blob.digest));
+        Ok(())
     }
 
     fn add(&mut self, candidate: Candidate) {

@@ -8,14 +8,16 @@ mod error;
 mod licence;
 mod omissions;
 mod parent;
+mod transform;
 
 pub use error::RuntimeError;
+pub use transform::TransformError;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::link::{Closure, EntryPoint, InjectedLibrary, InjectedList, RuntimeOpen, Step, prove};
-use crate::model::OnnxModel;
+use crate::model::Model;
 use crate::parent::Parent;
 use crate::platform::Platform;
 use crate::recipe::Minimize;
@@ -52,7 +54,7 @@ pub struct RuntimeRequest<'a> {
     /// Custom-operator libraries.
     pub custom_operators: &'a [PathBuf],
     /// The model; none where layers are made that every model shares.
-    pub model: Option<&'a OnnxModel>,
+    pub model: Option<&'a Model>,
     /// For which platform.
     pub platform: Platform,
     /// How much is left out.
@@ -132,7 +134,7 @@ impl Runtime {
         };
         runtime.take_objects(&closure, &candidates, request);
         runtime.take_package_files(request, store)?;
-        runtime.leave_out(request, store)?;
+        runtime.leave_out(request, &candidates.cuts, store)?;
         Ok(runtime)
     }
 

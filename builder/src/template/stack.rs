@@ -65,6 +65,17 @@ pub enum ModelFormat {
     SavedModel,
 }
 
+impl ModelFormat {
+    /// What models of the format are called, in the plural.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Onnx => "ONNX models",
+            Self::SavedModel => "SavedModels",
+        }
+    }
+}
+
 /// A package of a stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -116,6 +127,9 @@ pub struct LibraryRule {
     /// What the files are called in the image.
     #[serde(default)]
     pub naming: Naming,
+    /// Whether symbol tables and debug information are cut off.
+    #[serde(default)]
+    pub strip: bool,
     /// Whether a package without such a file is in order.
     #[serde(default)]
     pub optional: bool,
