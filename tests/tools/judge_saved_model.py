@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares a served SavedModel with what TensorFlow's Python answered, through Triton's client and TensorFlow Serving's API.
 
-    python judge_saved_model.py --address HOST:PORT --name NAME [--atol 1e-4] REFERENCE.npz
+    python judge_saved_model.py --address HOST:PORT --name NAME [--atol 1e-4] [--cases 16] REFERENCE.npz
 
 Prints the largest absolute difference and the mean time of a request. Exits 1 on any difference of shape, type or value.
 """
@@ -61,13 +61,14 @@ def main():
     parser.add_argument("--address", required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--atol", type=float, default=1e-4)
+    parser.add_argument("--cases", type=int, help="of the reference, from its start")
     parser.add_argument("reference")
     arguments = parser.parse_args()
     client = triton.InferenceServerClient(arguments.address)
     metadata = client.get_model_metadata(arguments.name)
     assert metadata["platform"] == "tensorflow_savedmodel", metadata
     worst, times = 0.0, []
-    cases = load(arguments.reference)
+    cases = load(arguments.reference)[: arguments.cases]
     for number, case in enumerate(cases):
         inputs = []
         for name, value in case["in"].items():

@@ -7,12 +7,13 @@ use super::{BuildError, BuildOptions};
 use crate::digest::Digest;
 use crate::elf::{ElfObject, Machine};
 use crate::layer;
-use crate::lock::{Chooser, Lock, LockRequest, ServerPin};
+use crate::lock::{Chooser, Lock, LockRequest, RewritingPin, ServerPin};
 use crate::model::{Content, Format, Model, OperatorTable, TensorFlowOperators, check_operators};
 use crate::parent::{Parent, ParentName, Parents};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::recipe::{BaseChoice, Recipe, User};
+use crate::rewrite::REWRITE_FORMAT;
 use crate::runtime::RuntimeRequest;
 use crate::source::debian::Release;
 use crate::source::package::Package;
@@ -167,6 +168,7 @@ impl Inputs {
             model: self.model.as_ref(),
             platform: recipe.platform,
             minimize: recipe.minimize,
+            bind: recipe.bind,
             keep: &recipe.keep,
         }
     }
@@ -221,6 +223,7 @@ impl Choice {
             platform: recipe.platform,
             data: Digest::of(format!("{}\n{}\n", self.stack.digest, self.base.digest).as_bytes()),
             server,
+            rewriting: rewriting(&self.stack.value, recipe),
             requests,
             base_image: self.base_image.clone(),
         };
@@ -318,6 +321,12 @@ fn check_stack(stack: &StackTemplate, model: Option<&Model>, recipe: &Recipe) ->
         return Err(wrong(format!("on {platform}"), known.join(" or ")));
     }
     Ok(())
+}
+
+/// How the libraries of a stack are rewritten, where some are.
+fn rewriting(stack: &StackTemplate, recipe: &Recipe) -> Option<RewritingPin> {
+    let mut rules = stack.packages.iter().flat_map(|package| &package.libraries).filter(|rule| rule.strip || rule.bind.is_some());
+    rules.next().map(|_| RewritingPin { format: REWRITE_FORMAT, bind: recipe.bind })
 }
 
 /// What to pin for a stack: its packages, or the recipe's directory or archive in place of them.

@@ -212,7 +212,7 @@ impl Foundation {
         progress: &Progress,
     ) -> Result<Self, BuildError> {
         let inputs = choice.obtain(recipe, options, store, progress)?;
-        let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store)?;
+        let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store, progress)?;
         let tree = layout::lay_out_runtime(recipe, &inputs, &runtime)?;
         Ok(Self { inputs, runtime, tree, finished: Written::new() })
     }
@@ -235,7 +235,8 @@ impl Foundation {
         }
         let mut lock = published.record.lock.clone();
         let (request, _) = choice.lock_request(recipe, lock.server.clone())?;
-        let needed = published::Needed { stack: &choice.stack.value.name, request: request.digest(), lock: own.as_ref() };
+        let (stack, rewriting) = (&choice.stack.value.name, request.rewriting);
+        let needed = published::Needed { stack, request: request.digest(), rewriting, lock: own.as_ref() };
         published.check(recipe, options, compression, &needed)?;
         let is_stale = |own: &&Lock| options.lock == LockMode::Locked && published::shared_part(own) != lock;
         if let Some(own) = own.as_ref().filter(is_stale) {

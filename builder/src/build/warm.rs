@@ -78,15 +78,9 @@ pub(super) fn warm(mut xla: Xla, recipe: &Recipe, image: &Image, store: &Store, 
     if !xla.compiles() {
         return Ok(xla);
     }
-    let cpu = Cpu::of_host();
-    let reason = match (&cpu, recipe.platform == Platform::host()) {
-        _ if !recipe.warm => Some("it was not asked for".to_owned()),
-        (_, false) => Some(format!("this machine is {}, the image is for {}", Platform::host(), recipe.platform)),
-        (None, _) => Some("this machine does not say what its processor can do".to_owned()),
-        _ => None,
-    };
-    let (None, Some(cpu)) = (&reason, cpu) else {
-        return Ok(left_out(xla, reason.unwrap_or_default(), progress));
+    let cpu = match processor(recipe.warm, recipe.platform, Platform::host(), Cpu::of_host()) {
+        Ok(cpu) => cpu,
+        Err(reason) => return Ok(left_out(xla, reason, progress)),
     };
     let key = Digest::of(format!("{}\n{:?}\n{}", image.descriptor().digest, recipe.xla, cpu.flags).as_bytes());
     xla.cpu_flags = cpu.flags;
@@ -108,6 +102,17 @@ pub(super) fn warm(mut xla: Xla, recipe: &Recipe, image: &Image, store: &Store, 
 }
 
 const KIND: &str = "xla-cache";
+
+/// The processor that XLA compiles for; or why it compiles for none: its code would not run on another kind.
+fn processor(wanted: bool, image: Platform, host: Platform, cpu: Option<Cpu>) -> Result<Cpu, String> {
+    if !wanted {
+        return Err("it was not asked for".to_owned());
+    }
+    if image != host {
+        return Err(format!("this machine is {host}, the image is for {image}"));
+    }
+    cpu.ok_or_else(|| "this machine does not say what its processor can do".to_owned())
+}
 
 fn left_out(mut xla: Xla, reason: String, progress: &Progress) -> Xla {
     progress.warn(format!("nothing is compiled ahead for XLA: {reason}"));
@@ -229,6 +234,17 @@ mod tests {
         let cpu = Cpu::parse("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: sse2 avx fpu\n\n").expect("a processor");
         assert_eq!((cpu.model.as_str(), cpu.flags.as_str()), ("Some CPU @ 2 GHz", "avx fpu sse2"));
         assert!(Cpu::parse("").is_none());
+    }
+
+    #[test]
+    fn what_another_kind_of_processor_needs_is_not_compiled_here() {
+        let cpu = || Cpu::parse("flags: fpu");
+        let (amd64, arm64) = (Platform::LinuxAmd64, Platform::LinuxArm64);
+        assert!(processor(true, amd64, amd64, cpu()).is_ok());
+        let reason = |wanted, host, cpu| processor(wanted, amd64, host, cpu).err().expect("nothing is compiled");
+        assert_eq!(reason(true, arm64, cpu()), "this machine is linux/arm64, the image is for linux/amd64");
+        assert!(reason(true, amd64, None).contains("does not say"));
+        assert!(reason(false, amd64, cpu()).contains("not asked for"));
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //!
 //! - [`ElfObject`]: machine, kind, interpreter, build id, thread-local storage.
 //! - [`Dynamic`]: soname, needed libraries, search paths, flags, versions wanted and provided. A static program has none.
-//! - [`Stripped`]: a file without what no loader reads.
 //! - [`SymbolTable`]: what the file exports and imports, and a lookup that decides as the loader does.
 
 mod error;
@@ -14,7 +13,6 @@ mod hash;
 mod machine;
 mod object;
 mod read;
-mod strip;
 mod symbols;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
@@ -26,6 +24,5 @@ pub use hash::SymbolName;
 pub(crate) use hash::{gnu_hash, sysv_hash};
 pub use machine::{ByteOrder, Class, Identity, Kind, Machine};
 pub use object::{Dynamic, ElfObject};
-pub use strip::Stripped;
 pub use symbols::{Binding, Export, Import, SymbolTable, WantedVersion};
 pub use versions::{VersionDefinition, VersionNeed, WantedFrom};

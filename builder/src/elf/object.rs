@@ -92,11 +92,6 @@ impl Dynamic {
 }
 
 impl ElfObject {
-    /// Whether its addresses have 64 bits and its bytes are in little-endian order.
-    pub(super) fn is_little_endian_64(&self) -> bool {
-        self.class == Class::Elf64 && self.byte_order == ByteOrder::Little
-    }
-
     /// Reads an object from the bytes of a whole file.
     pub fn parse(data: &[u8]) -> Result<Self, ElfError> {
         parse(data)?.finish(|names| StringBytes::Copied(data[names].into()))

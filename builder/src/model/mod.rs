@@ -32,6 +32,7 @@ pub use format::{Format, Found, detect, identify};
 pub use onnx::{IR_VERSION_LIMIT, Initializers, ONNX_DOMAIN, OnnxModel, OperatorId, OpsetImport};
 pub use operators::OperatorTable;
 pub use problem::OperatorProblem;
+pub(crate) use saved_model::{Deduplicated, INDEX as CHECKPOINT_INDEX, ONLY_SHARD as CHECKPOINT_SHARD};
 pub use saved_model::{SavedModel, SavedModelProblem, Selection, Signature, TensorFlowOperators, Variables};
 pub use value::{DataType, Dimension, Value, ValueType};
 

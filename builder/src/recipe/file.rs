@@ -77,6 +77,8 @@ pub struct RuntimeSection {
     pub custom_domains: Vec<String>,
     /// Libraries to keep, by file name.
     pub keep: Vec<String>,
+    /// `false` to leave lookups within libraries to the loader.
+    pub bind: Option<bool>,
 }
 
 /// `[server]`

@@ -213,6 +213,8 @@ pub struct Recipe {
     pub custom_domains: Vec<String>,
     /// Libraries to keep whatever the rules say, by file name.
     pub keep: Vec<String>,
+    /// Whether lookups within libraries are bound, where the stack allows it.
+    pub bind: bool,
     /// The server binary, or `None` for the one beside the builder.
     pub server: Option<PathBuf>,
     /// The name of the lock.
@@ -262,6 +264,8 @@ pub struct Overrides {
     pub server: Option<PathBuf>,
     /// Libraries to keep, added to those of the file.
     pub keep: Vec<String>,
+    /// `false` to leave lookups within libraries to the loader.
+    pub bind: Option<bool>,
     /// Whether XLA compiles a SavedModel.
     pub xla: Option<XlaChoice>,
     /// Whether the image is run once while it is built.
@@ -398,6 +402,7 @@ impl Recipe {
             custom_operators: written.runtime.custom_operators.iter().map(|path| for_platform(in_folder(path))).collect(),
             custom_domains: written.runtime.custom_domains,
             keep: [written.runtime.keep, overrides.keep].concat(),
+            bind: overrides.bind.or(written.runtime.bind).unwrap_or(true),
             server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)).map(for_platform),
             lock_file: match overrides.one_of_several {
                 true => format!("imgbuild-{}.lock", platform.architecture()),

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::transform::{TransformError, Transformation};
+use super::rewriting::changes;
 use super::{RuntimeError, RuntimeRequest, SERVER_PATH, file_sizes, on_disk};
+use crate::digest::Digest;
 use crate::elf::{ElfObject, Machine};
 use crate::layer;
 use crate::link::LinkRoot;
 use crate::platform::Platform;
 use crate::recipe::Minimize;
 use crate::report::Omission;
+use crate::rewrite::Transformation;
 use crate::source::package::{EntryKind, Package, PackageEntry, PackageError};
 use crate::store::Store;
 use crate::template::{FileSource, Naming};
@@ -25,10 +27,12 @@ pub(super) struct Candidate {
     pub size: u64,
     pub layer: LayerName,
     pub origin: Origin,
+    /// What is done to its bytes once it is known what it is loaded with.
+    pub changes: Vec<Transformation>,
 }
 
 /// All candidates, and the root in which they are looked up.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Candidates {
     pub root: LinkRoot,
     /// Regular files by image path.
@@ -51,7 +55,7 @@ impl Candidate {
         let size = content.len() as u64;
         let digest = Some(crate::digest::Digest::of(&content));
         let kind = Kind::File { content: Content::Bytes(content), size, digest };
-        Self { path, kind, mode: 0o644, size, layer: LayerName::Base, origin: origin.clone() }
+        Self { path, kind, mode: 0o644, size, layer: LayerName::Base, origin: origin.clone(), changes: Vec::new() }
     }
 
     /// A regular file of a package at a place of its own.
@@ -68,13 +72,21 @@ impl Candidate {
             patterns: vec![entry.path.clone()],
         })?;
         let kind = on_disk(blob.path, blob.size, Some(blob.digest));
-        Ok(Self { path, kind, mode: entry.mode, size: blob.size, layer, origin: package.origin() })
+        Ok(Self { path, kind, mode: entry.mode, size: blob.size, layer, origin: package.origin(), changes: Vec::new() })
     }
 
     /// A file of the user's own, or the server.
     fn of_disk(path: ImagePath, file: &Path, layer: LayerName, origin: Origin, store: &Store) -> Result<Self, RuntimeError> {
         let (digest, size) = layer::digest_file(file, store)?;
-        Ok(Self { path, kind: on_disk(file.to_owned(), size, Some(digest)), mode: 0o755, size, layer, origin })
+        Ok(Self {
+            path,
+            kind: on_disk(file.to_owned(), size, Some(digest)),
+            mode: 0o755,
+            size,
+            layer,
+            origin,
+            changes: Vec::new(),
+        })
     }
 
     pub(super) fn file(&self) -> Option<&Path> {
@@ -83,15 +95,21 @@ impl Candidate {
             _ => None,
         }
     }
+
+    pub(super) fn digest(&self) -> Option<Digest> {
+        match &self.kind {
+            Kind::File { digest, .. } => *digest,
+            _ => None,
+        }
+    }
 }
 
 /// What is done to a library on its way into the image.
-#[derive(Clone, Copy)]
-struct Placing<'a> {
+struct Placing {
     /// Whether it is called by its soname.
     by_soname: bool,
     /// The changes of its bytes, in order.
-    changes: &'a [Transformation],
+    changes: Vec<Transformation>,
 }
 
 /// Files and links of a package whose paths are wanted, at their places in the image.
@@ -118,7 +136,7 @@ pub(super) fn of_package(
             }
         };
         let mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { entry.mode };
-        candidates.push(Candidate { path, kind, mode, size, layer, origin: package.origin() });
+        candidates.push(Candidate { path, kind, mode, size, layer, origin: package.origin(), changes: Vec::new() });
     }
     Ok(candidates)
 }
@@ -186,12 +204,12 @@ impl Candidates {
                     Err(PackageError::NoEntry { .. }) if library.optional => continue,
                     found => found?,
                 };
-                let changes = if request.minimize == Minimize::Package { Vec::new() } else { Transformation::of(library) };
                 for entry in entries {
                     // A link beside its target would be the same library twice.
                     if matches!(entry.kind, EntryKind::File { .. }) {
                         let by_soname = library.naming == Naming::Soname;
-                        self.add_library(package, entry, folder, Placing { by_soname, changes: &changes }, store)?;
+                        let placing = Placing { by_soname, changes: changes(library, request) };
+                        self.add_library(package, entry, folder, placing, store)?;
                     }
                 }
             }
@@ -201,7 +219,8 @@ impl Candidates {
                 unknown.retain(|kept| *kept != name);
                 if wanted || (request.minimize == Minimize::Package && is_shared_library(name)) {
                     let entry = package.entry(path).expect("the path is one of the package's");
-                    let placed = self.add_library(package, entry, folder, Placing { by_soname: false, changes: &[] }, store)?;
+                    let placed =
+                        self.add_library(package, entry, folder, Placing { by_soname: false, changes: Vec::new() }, store)?;
                     self.kept.push(placed);
                 }
             }
@@ -217,7 +236,7 @@ impl Candidates {
         package: &Package,
         entry: &PackageEntry,
         folder: &ImagePath,
-        placing: Placing<'_>,
+        placing: Placing,
         store: &Store,
     ) -> Result<String, RuntimeError> {
         let file_name = entry.path.rsplit('/').next().unwrap_or(&entry.path).to_owned();
@@ -239,38 +258,12 @@ impl Candidates {
             }
         }
         let path = candidate.path.to_string();
-        for change in placing.changes {
-            self.change(&mut candidate, *change, store).map_err(|source| RuntimeError::Transform {
-                name: entry.path.clone(),
-                package: package.pin().name.clone(),
-                source,
-            })?;
-        }
+        candidate.changes = placing.changes;
         self.add(candidate);
         Ok(path)
     }
 
-    /// Puts what a change makes of a library in its place, and accounts for the difference.
-    fn change(&mut self, candidate: &mut Candidate, change: Transformation, store: &Store) -> Result<(), TransformError> {
-        let Kind::File { content: Content::Disk(path), digest: Some(digest), .. } = &candidate.kind else { return Ok(()) };
-        let blob = change.apply(path, digest, store)?;
-        if let Origin::Package { name, .. } = &candidate.origin
-            && blob.size < candidate.size
-        {
-            self.cuts.push(Omission {
-                name: candidate.path.file_name().to_owned(),
-                package: name.clone(),
-                files: 0,
-                unpacked: candidate.size - blob.size,
-                reason: change.reason().to_owned(),
-            });
-        }
-        candidate.size = blob.size;
-        candidate.kind = on_disk(blob.path, blob.size, Some(blob.digest));
-        Ok(())
-    }
-
-    fn add(&mut self, candidate: Candidate) {
+    pub(super) fn add(&mut self, candidate: Candidate) {
         let path = candidate.path.to_string();
         match (&candidate.kind, candidate.file()) {
             (Kind::Symlink { target }, _) => {

@@ -1,6 +1,5 @@
 //! What can go wrong while libraries are chosen.
 
-use super::TransformError;
 use crate::elf::ElfError;
 use crate::link::LinkError;
 use crate::parent::ParentError;
@@ -34,16 +33,6 @@ pub enum RuntimeError {
         package: String,
         /// Why not.
         source: ElfError,
-    },
-    /// A library cannot be changed as the template says.
-    #[error("failed to make the library `{name}` of `{package}` smaller")]
-    Transform {
-        /// Its path in the package.
-        name: String,
-        /// The package.
-        package: String,
-        /// Why not.
-        source: TransformError,
     },
     /// The image would not link.
     #[error("the image would not link:{}", .0.iter().map(|error| format!("\n  {error}")).collect::<String>())]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::strict::parse_versioned;
 use super::{PathTemplate, TemplateError};
 use crate::platform::Platform;
+use crate::rewrite::BindRules;
 use crate::source::{Glob, Request, WheelTags};
 
 /// The newest format of templates that is read.
@@ -130,6 +131,8 @@ pub struct LibraryRule {
     /// Whether symbol tables and debug information are cut off.
     #[serde(default)]
     pub strip: bool,
+    /// Where it is given, what a library wants of itself is bound, and exports go that nothing names but these rules.
+    pub bind: Option<BindRules>,
     /// Whether a package without such a file is in order.
     #[serde(default)]
     pub optional: bool,

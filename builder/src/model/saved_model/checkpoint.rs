@@ -8,8 +8,8 @@ use prost::Message as _;
 use super::proto::{BundleEntry, BundleHeader};
 
 /// The last eight bytes of a table.
-const MAGIC: [u8; 8] = [0x57, 0xfb, 0x80, 0x8b, 0x24, 0x75, 0x47, 0xdb];
-const FOOTER: usize = 48;
+pub(super) const MAGIC: [u8; 8] = [0x57, 0xfb, 0x80, 0x8b, 0x24, 0x75, 0x47, 0xdb];
+pub(super) const FOOTER: usize = 48;
 /// Behind every block: how it is compressed, and a checksum.
 const TRAILER: usize = 5;
 
@@ -35,6 +35,25 @@ pub(super) struct StoredTensor {
 
 /// Reads an index, or says what is wrong with it.
 pub(super) fn parse(bytes: &[u8]) -> Result<Checkpoint, &'static str> {
+    let mut checkpoint = Checkpoint::default();
+    let mut seen = false;
+    each_entry(bytes, |key, value| {
+        if !seen {
+            seen = true;
+            checkpoint.shards = header(key, value)?;
+            return Ok(());
+        }
+        checkpoint.tensors.push(tensor(key, value, checkpoint.shards)?);
+        Ok(())
+    })?;
+    if seen { Ok(checkpoint) } else { Err("has no header") }
+}
+
+/// Gives every key and value of an index to `visit`, the header first.
+pub(super) fn each_entry(
+    bytes: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), &'static str>,
+) -> Result<(), &'static str> {
     let Some((body, footer)) = bytes.split_last_chunk::<FOOTER>() else {
         return Err("is shorter than a table's footer");
     };
@@ -45,21 +64,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Checkpoint, &'static str> {
     // The first handle is of a block that TensorFlow leaves empty.
     handle(&mut handles)?;
     let index = block(body, handle(&mut handles)?)?;
-    let mut checkpoint = Checkpoint::default();
-    let mut seen = false;
     entries(index, |_, mut value| {
         let data = block(body, handle(&mut value)?)?;
-        entries(data, |key, value| {
-            if !seen {
-                seen = true;
-                checkpoint.shards = header(key, value)?;
-                return Ok(());
-            }
-            checkpoint.tensors.push(tensor(key, value, checkpoint.shards)?);
-            Ok(())
-        })
-    })?;
-    if seen { Ok(checkpoint) } else { Err("has no header") }
+        entries(data, &mut visit)
+    })
 }
 
 fn header(key: &[u8], value: &[u8]) -> Result<usize, &'static str> {
@@ -165,7 +173,7 @@ pub(super) mod tests {
 
     fn sample() -> Vec<u8> {
         let header = BundleHeader { num_shards: 1, endianness: 0 }.encode_to_vec();
-        let entry = BundleEntry { dtype: 1, shard_id: 0, offset: 8, size: 16 }.encode_to_vec();
+        let entry = BundleEntry { dtype: 1, shard_id: 0, offset: 8, size: 16, checksum: 0 }.encode_to_vec();
         table(&[(b"", header), (b"layer/kernel", entry)])
     }
 

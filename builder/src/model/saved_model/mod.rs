@@ -3,6 +3,7 @@
 //! The graph is streamed and weights are never read: time and memory depend on the number of nodes and of variables.
 
 mod checkpoint;
+mod deduplicate;
 mod graph;
 mod problem;
 mod proto;
@@ -17,6 +18,7 @@ use memmap2::Mmap;
 use serde::Serialize;
 use walkdir::WalkDir;
 
+pub(crate) use deduplicate::Deduplicated;
 pub use problem::SavedModelProblem;
 
 use self::checkpoint::Checkpoint;
@@ -32,7 +34,10 @@ pub const GRAPH_FILE: &str = "saved_model.pb";
 /// The signature that is served unless the user says otherwise.
 pub const DEFAULT_SIGNATURE: &str = "serving_default";
 
-const INDEX: &str = "variables/variables.index";
+/// The index of a checkpoint.
+pub(crate) const INDEX: &str = "variables/variables.index";
+/// Its data, where all of it is in one file.
+pub(crate) const ONLY_SHARD: &str = "variables/variables.data-00000-of-00001";
 
 /// Operators that make a variable, whose value a checkpoint brings.
 const VARIABLES: [&str; 5] = ["VarHandleOp", "VariableV2", "Variable", "AutoReloadVariable", "TemporaryVariable"];

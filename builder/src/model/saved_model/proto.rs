@@ -105,4 +105,6 @@ pub(super) struct BundleEntry {
     pub offset: i64,
     #[prost(int64, tag = "5")]
     pub size: i64,
+    #[prost(fixed32, tag = "6")]
+    pub checksum: u32,
 }

@@ -64,7 +64,7 @@ fn served() -> Vec<u8> {
 
 fn checkpoint(end: i64) -> Vec<u8> {
     let header = BundleHeader { num_shards: 1, endianness: 0 }.encode_to_vec();
-    let entry = BundleEntry { dtype: 1, shard_id: 0, offset: 0, size: end }.encode_to_vec();
+    let entry = BundleEntry { dtype: 1, shard_id: 0, offset: 0, size: end, checksum: 0 }.encode_to_vec();
     checkpoint::tests::table(&[(b"", header), (b"kernel", entry)])
 }
 
