@@ -7,6 +7,7 @@ mod build;
 mod coldstart;
 mod compare;
 mod failure;
+mod fatbin;
 mod images;
 mod platforms;
 mod publish;
@@ -81,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Logout(args) => small::logout(&context, &args),
         Command::Cache(args) => small::cache(&context, &args),
         Command::Template(args) => template::template(&context, &args),
+        Command::Fatbin(args) => fatbin::fatbin(&args),
         Command::Completions(args) => small::completions(&args),
     };
     match done {
