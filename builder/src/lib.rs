@@ -19,6 +19,7 @@ pub mod link;
 pub mod lock;
 pub mod model;
 pub mod optimize;
+mod page;
 pub mod parent;
 pub mod plan;
 pub mod platform;

@@ -11,6 +11,7 @@ mod images;
 mod platforms;
 mod publish;
 mod push;
+mod require;
 mod run;
 mod serve;
 mod small;

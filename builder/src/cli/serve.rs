@@ -9,9 +9,8 @@ use tempfile::TempDir;
 use super::args::{ImageArgs, RunnerChoice};
 use super::failure::Failure;
 use super::{Context, images};
-use crate::digest::Digest;
 use crate::exit_code;
-use crate::image::ImageConfig;
+use crate::image::{Descriptor, ImageConfig};
 use crate::layer::{self, Limits};
 use crate::runner::docker::Docker;
 use crate::runner::embedded::Embedded;
@@ -39,8 +38,8 @@ pub(super) struct Start {
 #[derive(Debug)]
 pub(super) struct Serving {
     pub container: Box<dyn RunningContainer>,
-    /// Digest of the image's manifest.
-    pub digest: Digest,
+    /// The image's manifest.
+    pub manifest: Descriptor,
     pub config: ImageConfig,
     /// What started it.
     pub runner: String,
@@ -98,7 +97,7 @@ impl Serving {
         wait_until_ready(container.as_mut(), READY, Duration::from_secs(start.wait))?;
         Ok(Self {
             container,
-            digest: image.descriptor().digest,
+            manifest: image.descriptor(),
             config,
             runner: runner.name(),
             ready: started.elapsed(),

@@ -4,6 +4,7 @@
 //! [`policy`] decides, [`diagnosis`] says in words what kind of difference it is, [`report`] is what remains: the [`VerificationReport`].
 //! Samples stream through: memory does not grow with their number, and sums do not depend on which answer came first.
 
+mod attached;
 pub mod data;
 mod diagnosis;
 mod error;
@@ -16,12 +17,13 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use attached::Requirement;
 pub use data::{Sample, TestSet, read_npy, write_protos};
 pub use error::VerifyError;
 pub use names::Names;
 pub use policy::Policy;
-pub use render::{render_markdown, render_text};
-pub use report::{OutputReport, VerificationReport};
+pub use render::{render_html, render_markdown, render_text};
+pub use report::{MEDIA_TYPE, OutputReport, VerificationReport};
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
 //! For a comment on a pull request: a summary line, tables, details folded away.
 
-use super::table::{self, Table};
+use super::table;
 use crate::compare::Comparisons;
+use crate::page::{Table, clean};
 
 /// Renders a comparison, ending in a newline.
 #[must_use]
@@ -59,13 +60,13 @@ fn push_table(text: &mut String, table: &Table) {
 
 /// A name as code: nothing in it is markup, a mention or a link.
 fn code(name: &str) -> String {
-    format!("`{}`", table::clean(name).replace('`', "'").replace('|', "\\|"))
+    format!("`{}`", clean(name).replace('`', "'").replace('|', "\\|"))
 }
 
 /// Words in which nothing is markup, a mention or a link.
 fn escape(words: &str) -> String {
     let mut text = String::new();
-    for character in table::clean(words).chars() {
+    for character in clean(words).chars() {
         match character {
             '<' => text.push_str("&lt;"),
             '&' => text.push_str("&amp;"),

@@ -1,7 +1,8 @@
 //! For a terminal or a log.
 
-use super::table::{self, Table, clean};
+use super::table;
 use crate::compare::{Comparisons, History, Point};
+use crate::page::{Table, clean};
 
 /// The bars of a sparkline, lowest first.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
