@@ -5,6 +5,7 @@
 
 pub mod attest;
 pub mod build;
+pub mod choose;
 pub mod cli;
 pub mod cold_start;
 pub mod compare;

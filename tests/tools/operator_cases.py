@@ -165,7 +165,8 @@ def main():
     arguments.folder = arguments.folder.resolve()
     cases = {name: why for name, why in prepare(arguments.folder, arguments.sample).items() if arguments.only in name}
     if arguments.lock:
-        shutil.copyfile(arguments.lock, arguments.folder / "imgbuild.lock")
+        for name in cases:
+            shutil.copyfile(arguments.lock, arguments.folder / name / "imgbuild.lock")
     begun = time.monotonic()
     layouts = queue.SimpleQueue()
     for job in range(arguments.jobs):

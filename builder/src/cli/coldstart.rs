@@ -101,10 +101,7 @@ pub(super) fn coldstart(context: &Context, args: ColdstartArgs) -> Result<u8, Fa
         Origin::Served | Origin::Engine(_) => None,
     };
     let settings = images::settings(&args.image.registry, target);
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(|error| Failure::new(error, exit_code::FAILURE))?;
-    }
+    let interrupted = interruption()?;
     let request = Request {
         image: &image,
         origin,
@@ -126,6 +123,15 @@ pub(super) fn coldstart(context: &Context, args: ColdstartArgs) -> Result<u8, Fa
     }
     print(&if args.json { report.to_json() } else { render(&report) });
     Ok(exit_code::SUCCESS)
+}
+
+/// A flag that an interruption sets from now on.
+pub(super) fn interruption() -> Result<Arc<AtomicBool>, Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(|error| Failure::new(error, exit_code::FAILURE))?;
+    }
+    Ok(interrupted)
 }
 
 /// An engine where it was asked for, or where the image is in it.

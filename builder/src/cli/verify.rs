@@ -1,6 +1,5 @@
 //! `imgbuild verify` and `imgbuild record`: the promotion gate, on the image that ships.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -131,16 +130,7 @@ pub struct RecordArgs {
 
 /// Starts an image and gives it with a client for its model.
 fn serve(context: &Context, image: &ImageArgs, data: &DataArgs) -> Result<(Serving, Client), Failure> {
-    let start = Start {
-        runner: data.runner,
-        // A sample is as large as the model makes it.
-        environment: BTreeMap::from([("IMGSERVE_MAX_BODY_BYTES".to_owned(), (2_u64 << 30).to_string())]),
-        port: None,
-        cpus: None,
-        memory: None,
-        wait: data.wait,
-        show_lines: false,
-    };
+    let start = Start { runner: data.runner, wait: data.wait, ..Start::for_data() };
     let serving = Serving::start(context, image, &start)?;
     let model = super::images::required_composition(&serving.config, &image.image)?.model;
     let client = Client::new(serving.address(), &model);
@@ -151,7 +141,7 @@ fn options(data: &DataArgs) -> VerifyOptions {
     VerifyOptions { batch: data.batch, clients: data.clients }
 }
 
-fn names(renamed: &[String]) -> Result<Names, Failure> {
+pub(super) fn names(renamed: &[String]) -> Result<Names, Failure> {
     let pair = |text: &String| {
         let (set, image) = text.split_once('=').filter(|(set, image)| !set.is_empty() && !image.is_empty())?;
         Some((set.to_owned(), image.to_owned()))
@@ -262,6 +252,6 @@ pub(super) fn record(context: &Context, args: &RecordArgs) -> Result<u8, Failure
     Ok(exit_code::SUCCESS)
 }
 
-fn base_name(path: &Path) -> String {
+pub(super) fn base_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

@@ -4,6 +4,7 @@
 //! go in as they are, and the drawing library escapes what it is given. [`Page`] holds [`Section`]s of [`plot::Plot`]s and [`Table`]s.
 
 pub(crate) mod plot;
+pub(crate) mod tables;
 
 use minijinja::Environment;
 use minijinja::value::{Serde, Value};

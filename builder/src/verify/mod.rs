@@ -114,6 +114,24 @@ pub fn verify(
     Ok(Findings { samples, outputs: finish(outputs, policy) })
 }
 
+/// The first sample of a test set that is in the reference's names, in those of the candidate.
+///
+/// # Errors
+/// Where a file cannot be read, there is no sample, or names do not fit.
+pub fn first_sample(
+    set: &TestSet,
+    reference: &Client,
+    candidate: &Client,
+    names: &Names,
+    options: &VerifyOptions,
+) -> Result<Sample, VerifyError> {
+    let set_model = reference.model()?;
+    let names = names.resolve(&set_model, &candidate.model()?)?;
+    let first = set.samples(&set_model, options.batch)?.next();
+    let sample = first.ok_or_else(|| VerifyError::Empty { path: set.path().to_owned() })??;
+    Ok(names.sample_for_candidate(&sample))
+}
+
 /// Sends a sample; a refusal names it.
 fn infer(server: &Client, sample: &Sample) -> Result<Vec<Tensor>, VerifyError> {
     server.infer(&InferRequest::new(&sample.inputs)).map_err(|error| match error {
