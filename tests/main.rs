@@ -3,6 +3,7 @@
 mod bad_input;
 mod base_image;
 mod bench;
+mod choose;
 mod cold_start;
 mod command;
 mod compare;

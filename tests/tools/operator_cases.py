@@ -155,7 +155,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--imgbuild", required=True, type=pathlib.Path)
     parser.add_argument("--folder", required=True, type=pathlib.Path)
-    parser.add_argument("--lock", type=pathlib.Path, help="a lock that is copied beside the cases")
+    parser.add_argument("--lock", type=pathlib.Path, help="a lock of the stack [default: made once]")
     parser.add_argument("--sample", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--expect", type=pathlib.Path)
@@ -164,9 +164,14 @@ def main():
     arguments.imgbuild = arguments.imgbuild.resolve()
     arguments.folder = arguments.folder.resolve()
     cases = {name: why for name, why in prepare(arguments.folder, arguments.sample).items() if arguments.only in name}
-    if arguments.lock:
-        for name in cases:
-            shutil.copyfile(arguments.lock, arguments.folder / name / "imgbuild.lock")
+    # Versions are chosen once for all.
+    lock = arguments.lock or arguments.folder / "imgbuild.lock"
+    if not lock.exists():
+        first = arguments.folder / next(iter(cases))
+        subprocess.run([arguments.imgbuild, "lock", first / "model.onnx"], check=True, stdout=subprocess.DEVNULL)
+        shutil.copyfile(first / "imgbuild.lock", lock)
+    for name in cases:
+        shutil.copyfile(lock, arguments.folder / name / "imgbuild.lock")
     begun = time.monotonic()
     layouts = queue.SimpleQueue()
     for job in range(arguments.jobs):

@@ -34,10 +34,11 @@ fn row(form: &Form) -> Row {
     let speed = form.speed.as_ref();
     let time = |value: Option<f64>| value.map_or_else(|| BLANK.to_owned(), |value| Milliseconds(value).to_string());
     let size = |value: Option<u64>| value.map_or_else(|| BLANK.to_owned(), |value| ByteSize(value).to_string());
+    let off = |error: f64| if error == 0.0 { "0".to_owned() } else { format!("{error:.1e}") };
     let (off, verdict) = match &form.verdict {
         Verdict::Reference => (BLANK.to_owned(), "the others are held against it"),
-        Verdict::Passed { relative_rmse } => (format!("{relative_rmse:.1e}"), "passed"),
-        Verdict::Failed { relative_rmse, .. } => (format!("{relative_rmse:.1e}"), "FAILED"),
+        Verdict::Passed { relative_rmse } => (off(*relative_rmse), "passed"),
+        Verdict::Failed { relative_rmse, .. } => (off(*relative_rmse), "FAILED"),
         Verdict::Unknown => (BLANK.to_owned(), BLANK),
     };
     let cells = vec![

@@ -51,7 +51,7 @@ pub enum Command {
     /// Measure how long an image takes from nothing to its first answer, phase by phase
     Coldstart(super::coldstart::ColdstartArgs),
 
-    /// Build a model in several forms, verify each against the first, measure all, and recommend one
+    /// Build, verify and measure a model in several forms, and recommend one
     Choose(super::choose::ChooseArgs),
     /// Check that an image answers as it should on a fixed test set
     Verify(super::verify::VerifyArgs),

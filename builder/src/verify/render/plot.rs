@@ -131,9 +131,10 @@ pub(super) fn scatter(label: &str, pairs: &[(f64, f64)]) -> Option<Plot> {
     if lowest > highest {
         return None;
     }
-    // In parts of the largest magnitude, since the drawing library cannot place the largest and smallest numbers.
+    // In parts of a power of ten near the largest magnitude, since the drawing library cannot place the largest and smallest numbers.
     let peak = lowest.abs().max(highest.abs());
-    let scale = if peak > 0.0 { peak } else { 1.0 };
+    #[expect(clippy::cast_possible_truncation, reason = "64-bit floats have 632 powers of ten")]
+    let scale = if peak > 0.0 { 10_f64.powi((peak.log10().floor() as i32).max(-307)) } else { 1.0 };
     let spread = highest / scale - lowest / scale;
     let around = (spread * 0.04).max(1e-6);
     let range = (lowest / scale - around)..(highest / scale + around);
@@ -143,6 +144,7 @@ pub(super) fn scatter(label: &str, pairs: &[(f64, f64)]) -> Option<Plot> {
         drawing(width, height, |area, areas| {
             let mut chart = ChartBuilder::on(area)
                 .margin(12)
+                .margin_right(26)
                 .x_label_area_size(42)
                 .y_label_area_size(74)
                 .build_cartesian_2d(range.clone(), range.clone())
