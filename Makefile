@@ -40,10 +40,6 @@ lint: ## check formatting and lints
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-.PHONY: test-full
-test-full: test ## run every test, and those that move gigabytes
-	cargo nextest run --locked --workspace --run-ignored ignored-only -E 'test(gigabyte)'
-
 .PHONY: check
 check: lint test ## what CI runs
 

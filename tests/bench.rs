@@ -5,17 +5,27 @@ use std::process::Command;
 use imgbuild_tests::{has, imgbuild_path, imgserve_path, root, shared_store, succeed};
 
 #[test]
-fn second_builds_and_pushes_are_measured() {
+fn second_builds_pushes_and_containers_are_measured() {
     if !["dockerd", "docker-registry", "buildah", "skopeo"].iter().all(|program| has(program)) {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("benchmarks.md");
     let mut command = Command::new(root().join("tests/bench/run.sh"));
-    command.env("BENCH", "quick").env("SECTIONS", "push rebuild").env("BENCH_OUTPUT", &output).env("BENCH_STORE", shared_store());
+    command
+        .env("BENCH", "quick")
+        .env("SECTIONS", "push rebuild container_overhead")
+        .env("BENCH_OUTPUT", &output)
+        .env("BENCH_STORE", shared_store());
     succeed(command.env("IMGBUILD", imgbuild_path()).env("IMGBUILD_SERVER", imgserve_path()));
     let text = std::fs::read_to_string(&output).expect("it was written");
-    for row in ["| imgbuild push |", "| skopeo copy |", "| model changed: imgbuild |", "| nothing changed: docker build |"] {
+    for row in [
+        "| imgbuild push |",
+        "| skopeo copy |",
+        "| model changed: imgbuild |",
+        "| nothing changed: docker build |",
+        "| container |",
+    ] {
         assert!(text.contains(row) || text.contains("could not run"), "{row} is missing:\n{text}");
     }
 }

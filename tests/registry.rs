@@ -7,7 +7,7 @@ mod docker;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -296,5 +296,71 @@ fn debians_registry_takes_the_tokens_of_a_server_and_new_ones_when_they_end() {
     for output in [&pushed, &copied] {
         show_none("stdout", &output.stdout, &tokens);
         show_none("stderr", &output.stderr, &tokens);
+    }
+}
+
+/// A proxy that opens tunnels, whatever host is asked for, to one place on the loopback; gives its address and what it was asked.
+fn tunnels(to: &str) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let address = listener.local_addr().expect("it listens").to_string();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (said, to) = (Arc::clone(&asked), to.to_owned());
+    let tunnel = move |mut client: TcpStream| -> std::io::Result<()> {
+        let mut reader = BufReader::new(client.try_clone()?);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
+        said.lock().expect("no panic").push(head);
+        let mut registry = TcpStream::connect(&to)?;
+        client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+        let mut back = registry.try_clone()?;
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut back, &mut client);
+            let _ = client.shutdown(Shutdown::Both);
+        });
+        std::io::copy(&mut reader, &mut registry)?;
+        registry.shutdown(Shutdown::Both)
+    };
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let tunnel = tunnel.clone();
+            std::thread::spawn(move || tunnel(client));
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn the_environments_proxy_leads_to_a_registry_that_has_no_other_way() {
+    const HOST: &str = "registry.example.com:5000";
+    let Some(registry) = Registry::start(&Options::default()) else { return };
+    let home = tempfile::tempdir().expect("a folder");
+    let model = model_in(home.path(), "magika");
+    let (proxy, asked) = tunnels(&registry.host);
+    succeed(command(home.path()).args(["build", "-o", "oci:image:1"]).arg(model));
+    let with_proxy = |arguments: &[&str], exceptions: &str| {
+        let mut command = command(home.path());
+        command.env("HTTP_PROXY", format!("http://gate:k33per@{proxy}")).env("NO_PROXY", exceptions);
+        command.args(arguments).args(["--insecure", HOST]);
+        command
+    };
+    let there = format!("docker://{HOST}/acme/magika:1");
+    let pushed = succeed(&mut with_proxy(&["-vv", "push", "oci:image:1", &there], "other.example.com"));
+    let pulled = succeed(&mut with_proxy(&["-vv", "push", &there, "oci:back:1"], ""));
+    let index = |layout: &str| json_file(&home.path().join(layout).join("index.json"))["manifests"][0]["digest"].clone();
+    assert_eq!(registry.tagged("acme/magika", "1").as_deref(), index("image").as_str());
+    assert_eq!(index("back"), index("image"));
+    let heads = asked.lock().expect("no panic").clone();
+    assert!(heads.len() >= 2, "{heads:?}");
+    for head in &heads {
+        assert!(head.starts_with(&format!("CONNECT {HOST} HTTP/1.1\r\n")), "{head}");
+        assert!(head.to_ascii_lowercase().contains("proxy-authorization: basic z2f0ztprmznwzxi="), "{head}");
+    }
+    // An exception to the proxy goes the direct way, which does not exist; neither way shows the proxy's password.
+    let failed = with_proxy(&["-vv", "push", "oci:image:1", &there], "example.com").output().expect("imgbuild runs");
+    assert_eq!(failed.status.code(), Some(8), "{}", text(&failed.stderr));
+    assert_eq!(asked.lock().expect("no panic").len(), heads.len());
+    for output in [&pushed, &pulled, &failed] {
+        show_none("stdout", &output.stdout, &["k33per".to_owned()]);
+        show_none("stderr", &output.stderr, &["k33per".to_owned(), "Z2F0ZTprMzNwZXI".to_owned()]);
     }
 }

@@ -1,13 +1,14 @@
 //! From the command line to a ready server, and back to an exit status.
 
 use std::io::Write;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 
 use crate::backend::onnx::{OnnxBackend, Runtime};
 use crate::backend::{Backend, LoadError};
@@ -20,8 +21,8 @@ use crate::log::{self, Level, Line, marked};
 use crate::phases::{Phase, Phases};
 use crate::warm_up::{Outcome, WarmUpError, warm_up};
 
-/// A stack for the thread that loads the model, whose graph may be nested deeply.
-const LOADER_STACK: usize = 16 << 20;
+/// Bytes of stack for loading the model, whose graph may be nested deeply.
+const LOADER_STACK: u64 = 16 << 20;
 
 /// Why the server did not start, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,7 @@ enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("failed to listen on {address}: {source}")]
-    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    Listen { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Load(Box<LoadError>),
     #[error(transparent)]
@@ -179,7 +180,7 @@ fn act(arguments: impl IntoIterator<Item = std::ffi::OsString>, phases: Phases) 
         Action::Serve => {
             phases.end(Phase::Exec);
             let config = configure(arguments.config.as_deref())?;
-            serve(config, phases)?;
+            serve(&config, &phases)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -217,77 +218,89 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
     Ok(backend)
 }
 
-fn serve(config: Config, phases: Phases) -> Result<(), StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// Answers requests on a thread of its own while this one, the first, loads the model.
+///
+/// It has to be the first: its heap grows by large steps, that of every other thread by one `mprotect` for every few pages,
+/// which made half of a small model's session.
+fn serve(config: &Config, phases: &Phases) -> Result<(), StartError> {
+    let app = Arc::new(App::new(config));
+    let (listening, bound) = mpsc::channel();
+    let answering = {
+        let (app, address, concurrency) = (Arc::clone(&app), config.listen, config.limits.concurrency);
+        let answering = std::thread::Builder::new().name("imgserve-http".into());
+        answering.spawn(move || answer(app, address, concurrency, &listening))
+    };
+    let answering = answering.map_err(|_| StartError::Internal("the thread that answers requests could not be made"))?;
+    let bound = bound.recv().map_err(|_| StartError::Internal("the thread that answers requests ended"))??;
+    phases.end_with(Phase::Config, |line| line.field("address", &bound.to_string()));
+
+    grow_stack();
+    // Nothing of what a panic leaves behind is used again.
+    match catch_unwind(AssertUnwindSafe(|| load(config, phases))) {
+        Ok(Ok(backend)) => app.set_backend(backend),
+        Ok(Err(error)) => {
+            error.report();
+            exit_now(error.exit_status());
+        }
+        Err(_) => {
+            StartError::Internal("loading the model panicked").report();
+            exit_now(1);
+        }
+    }
+    phases.end_with(Phase::Ready, |line| line.field("address", &bound.to_string()));
+    // Set once, here.
+    let _ = app.metrics().phases.set(phases.ended());
+    // It ends the process itself, unless it panics.
+    let _ = answering.join();
+    StartError::Internal("the thread that answers requests ended").report();
+    exit_now(1);
+}
+
+/// Listens, tells where, answers requests until the process is told to stop, and ends it.
+fn answer(app: Arc<App>, address: SocketAddr, concurrency: usize, listening: &mpsc::Sender<Result<SocketAddr, StartError>>) {
+    let made = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_blocking_threads(config.limits.concurrency)
+        .max_blocking_threads(concurrency)
         .thread_name("imgserve-run")
-        .build()
-        .map_err(|_| StartError::Internal("the event loop could not be made"))?;
+        .build();
+    // Who waits for the address reports and ends the process; it is there as long as nothing was sent.
+    let tell = |bound| listening.send(bound).unwrap_or_default();
+    let Ok(runtime) = made else {
+        tell(Err(StartError::Internal("the event loop could not be made")));
+        return;
+    };
     runtime.block_on(async {
         // As the first process of a container it has no default action for these, so they are caught before all else.
-        let stop = stop_signal()?;
-        let address = config.listen;
-        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
-        let bound = listener.local_addr().unwrap_or(address);
-        phases.end_with(Phase::Config, |line| line.field("address", &bound.to_string()));
-
-        let app = Arc::new(App::new(&config));
-        let server = tokio::spawn(http::serve(Arc::clone(&app), listener, stop));
-        tokio::pin!(server);
-        let loading = spawn_loader(config, phases)?;
-        tokio::select! {
-            // Stopped while loading: there is nothing in flight.
-            _ = &mut server => exit_now(0),
-            loaded = loading => match loaded {
-                Err(_) => {
-                    StartError::Internal("the thread that loads the model ended").report();
-                    exit_now(1);
-                }
-                Ok(Err(error)) => {
-                    error.report();
-                    exit_now(error.exit_status());
-                }
-                Ok(Ok((backend, phases))) => {
-                    app.set_backend(backend);
-                    phases.end_with(Phase::Ready, |line| line.field("address", &bound.to_string()));
-                    // Set once, here.
-                    let _ = app.metrics().phases.set(phases.ended());
-                }
-            },
-        }
-        match server.await {
-            Ok(Drained::Completely) => {
+        let (stop, listener) = match (stop_signal(), TcpListener::bind(address).await) {
+            (Ok(stop), Ok(listener)) => (stop, listener),
+            (Err(error), _) => return tell(Err(error)),
+            (_, Err(source)) => return tell(Err(StartError::Listen { address, source })),
+        };
+        tell(Ok(listener.local_addr().unwrap_or(address)));
+        match http::serve(app, listener, stop).await {
+            Drained::Completely => {
                 log::line(Level::Info, "stopped").emit();
                 exit_now(0);
             }
-            Ok(Drained::TooLate) => {
+            Drained::TooLate => {
                 log::line(Level::Error, "stopped with requests in flight, after `drain_timeout_ms`").emit();
                 exit_now(7);
             }
-            Err(_) => {
-                StartError::Internal("the accepting task ended").report();
-                exit_now(1);
-            }
         }
-    })
+    });
 }
 
-type Loaded = Result<(Arc<dyn Backend>, Phases), StartError>;
-
-fn spawn_loader(config: Config, phases: Phases) -> Result<oneshot::Receiver<Loaded>, StartError> {
-    let (send, receive) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("imgserve-load".into())
-        .stack_size(LOADER_STACK)
-        .spawn(move || {
-            let loaded = load(&config, &phases).map(|backend| (backend, phases));
-            // Nobody waits for it once the server was told to stop.
-            let _ = send.send(loaded);
-        })
-        .map_err(|_| StartError::Internal("the thread that loads the model could not be made"))?;
-    Ok(receive)
+/// Lets the first thread's stack grow to [`LOADER_STACK`], as far as the system allows.
+fn grow_stack() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls read or write the one structure, which lives until they return.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_STACK, &raw mut limit) == 0 && limit.rlim_cur < LOADER_STACK {
+            limit.rlim_cur = LOADER_STACK.min(limit.rlim_max);
+            libc::setrlimit(libc::RLIMIT_STACK, &raw const limit);
+        }
+    }
 }
 
 /// Ends when the process is told to stop; a second signal ends the process.

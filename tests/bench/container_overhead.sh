@@ -1,23 +1,26 @@
 #!/usr/bin/env bash
 # Start to first answer: the same imgserve with the same library and model on the bare host and in the embedded runner, alternately.
 #
-#   container_overhead.sh [RUNS]     prints both medians and their ratio; IMGBUILD and IMGBUILD_SERVER name the programs
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-runs=${1:-15}
-target=${CARGO_TARGET_DIR:-target}
-imgbuild=$(realpath "${IMGBUILD:-$target/release/imgbuild}")
-IMGBUILD_SERVER=$(realpath "${IMGBUILD_SERVER:-$target/server/imgserve}")
-export IMGBUILD_SERVER
+#   container_overhead.sh [RUNS]     15 runs; IMGBUILD and IMGBUILD_SERVER name the programs
+source "$(dirname "$0")/lib.sh"
+runs=15
+quick && runs=2
+runs=${1:-$runs}
+cd "$root"
 library=$(realpath "$(tests/tools/fetch-onnxruntime.sh)")
 model=$(realpath "$(tests/tools/fetch-models.sh magika)")
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 cp "$model" "$work/magika.onnx"
 cd "$work"
 # As it is: the bare host gets the very file.
-"$imgbuild" build magika.onnx --optimize off --report size.json >/dev/null
-python3 - "$imgbuild" "$IMGBUILD_SERVER" "$library" "$work" "$runs" <<'PY'
+"$imgbuild" build -q magika.onnx --optimize off --report size.json >/dev/null
+emit <<'MD'
+## In a container and without one
+
+magika from the start to its first answer: `imgserve`, the library and the model of an image in the embedded runner (namespaces,
+read-only root, no capabilities), and the very same files on the bare host; alternated, everything in the page cache.
+
+MD
+python3 - "$imgbuild" "$IMGBUILD_SERVER" "$library" "$work" "$runs" <<'PY' | emit
 import hashlib, http.client, json, os, signal, socket, statistics, subprocess, sys, time
 
 imgbuild, server, library, work, runs = *sys.argv[1:5], int(sys.argv[5])
@@ -30,6 +33,15 @@ held = {file["path"].rsplit("/", 1)[-1]: file["digest"] for file in json.load(op
 for name, path in [("imgserve", server), ("libonnxruntime.so.1", library), ("magika.onnx", f"{work}/magika.onnx")]:
     digest = "sha256:" + hashlib.sha256(open(path, "rb").read()).hexdigest()
     assert digest in held.values(), f"the image has another {name} than {path}"
+
+# And in the same environment.
+def blob(digest):
+    return json.load(open("magika.oci/blobs/" + digest.replace(":", "/")))
+
+
+manifest = blob(json.load(open("magika.oci/index.json"))["manifests"][0]["digest"])
+variables = blob(manifest["config"]["digest"])["config"]["Env"]
+held_environment = dict(pair.split("=", 1) for pair in variables if not pair.startswith("PATH="))
 
 
 def free_port():
@@ -50,7 +62,7 @@ def ask(port, method, path, **more):
 
 def bare():
     port = free_port()
-    environment = dict(os.environ, IMGSERVE_MODEL_NAME="magika", IMGSERVE_MODEL_PATH=f"{work}/magika.onnx", IMGSERVE_LIBRARY=library,
+    environment = dict(os.environ, **held_environment, IMGSERVE_MODEL_NAME="magika", IMGSERVE_MODEL_PATH=f"{work}/magika.onnx", IMGSERVE_LIBRARY=library,
                        IMGSERVE_ADDRESS="127.0.0.1", IMGSERVE_PORT=str(port))
     begun = time.monotonic()
     process = subprocess.Popen([server], env=environment, stderr=subprocess.PIPE, text=True)
@@ -85,8 +97,11 @@ times = {"bare host": [], "container": []}
 for _ in range(runs):
     times["bare host"].append(bare())
     times["container"].append(contained())
+print("| | median, ms | spread | ratio |")
+print("|---|--:|--:|--:|")
+host = statistics.median(times["bare host"])
 for name, samples in times.items():
-    print(f"{name:<10} {statistics.median(samples):8.1f} ms median of {runs}, {min(samples):.1f} to {max(samples):.1f}")
-print(f"of the bare host's, {statistics.median(spawns):.1f} ms are this script's own for starting any program")
-print(f"ratio      {statistics.median(times['container']) / statistics.median(times['bare host']):8.2f}")
+    median = statistics.median(samples)
+    print(f"| {name} | {median:.0f} | {min(samples):.0f}–{max(samples):.0f} | {median / host:.2f} |")
+print(f"\nOf the bare host's time {statistics.median(spawns):.1f} ms are the script's own for starting any program; {runs} runs each.\n")
 PY

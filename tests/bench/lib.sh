@@ -13,13 +13,14 @@ export IMGBUILD_STORE=${BENCH_STORE:-$cache/store}
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/work-XXXXXX")
 started=()
+leftovers=()
 
 # Ends what this section started, by process id, and removes what it wrote.
 cleanup() {
   local pid
   for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; done
   [ -z "${docker_state:-}" ] || "$root/tests/tools/dockerd.sh" stop "$docker_state" || true
-  rm -rf "$work"
+  rm -rf "$work" "${leftovers[@]}"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -43,16 +44,17 @@ start_docker() {
   done
 }
 
-# Debian's registry on the loopback, its files in $work/registry: sets registry.
-start_registry() {
+# Debian's registry on the loopback, its files in a folder, $work/registry if none is given: sets registry.
+start_registry() { # [FOLDER]
+  local files=${1:-$work/registry}
   local port; port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
   cat >"$work/registry.yml" <<YAML
 version: 0.1
 log: {level: error}
-storage: {filesystem: {rootdirectory: $work/registry}, delete: {enabled: true}}
+storage: {filesystem: {rootdirectory: $files}, delete: {enabled: true}}
 http: {addr: "127.0.0.1:$port"}
 YAML
-  mkdir -p "$work/registry"
+  mkdir -p "$files"
   docker-registry serve "$work/registry.yml" >/dev/null 2>&1 &
   started+=($!)
   registry_pid=$!

@@ -48,7 +48,6 @@ fn a_cut_at_nine_tenths_costs_at_most_what_the_registry_had_not_stored() {
 }
 
 #[test]
-#[ignore = "takes a gigabyte through the loopback; `make test-full` runs it"]
 fn a_cut_at_nine_tenths_of_a_gigabyte_costs_at_most_a_chunk() {
     cut_at_nine_tenths_of(1 << 30);
 }
