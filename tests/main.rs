@@ -11,6 +11,7 @@ mod custom_operators;
 mod determinism;
 mod golden;
 mod image;
+mod operators;
 mod optimize;
 mod platforms;
 mod registry;
