@@ -3,6 +3,7 @@
 mod bad_input;
 mod base_image;
 mod bench;
+mod choose;
 mod cold_start;
 mod command;
 mod compare;
@@ -11,6 +12,7 @@ mod determinism;
 mod fatbin;
 mod golden;
 mod image;
+mod operators;
 mod optimize;
 mod platforms;
 mod registry;

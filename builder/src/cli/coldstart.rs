@@ -107,10 +107,7 @@ pub(super) fn coldstart(context: &Context, args: ColdstartArgs) -> Result<u8, Fa
         )
         .with_hint("`--runner embedded` downloads with imgbuild"));
     }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(|error| Failure::new(error, exit_code::FAILURE))?;
-    }
+    let interrupted = interruption()?;
     let store = context.store()?;
     let request = |transport: &Transport, image, starter, from| {
         let origin = origin(transport, image, &starter, from);
@@ -150,6 +147,15 @@ pub(super) fn coldstart(context: &Context, args: ColdstartArgs) -> Result<u8, Fa
         (reports, false) => print(&reports.iter().map(render).collect::<Vec<_>>().join("\n")),
     }
     Ok(exit_code::SUCCESS)
+}
+
+/// A flag that an interruption sets from now on.
+pub(super) fn interruption() -> Result<Arc<AtomicBool>, Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(|error| Failure::new(error, exit_code::FAILURE))?;
+    }
+    Ok(interrupted)
 }
 
 /// An engine where it was asked for, or where the image is in it.
