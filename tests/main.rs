@@ -3,13 +3,16 @@
 mod bad_input;
 mod base_image;
 mod bench;
+mod choose;
 mod cold_start;
 mod command;
 mod compare;
 mod custom_operators;
 mod determinism;
+mod fatbin;
 mod golden;
 mod image;
+mod operators;
 mod optimize;
 mod platforms;
 mod registry;

@@ -5,12 +5,14 @@
 
 pub mod attest;
 pub mod build;
+pub mod choose;
 pub mod cli;
 pub mod cold_start;
 pub mod compare;
 pub mod digest;
 pub mod elf;
 pub mod exit_code;
+pub mod fatbin;
 pub mod files;
 pub mod image;
 pub mod inference;
@@ -19,6 +21,7 @@ pub mod link;
 pub mod lock;
 pub mod model;
 pub mod optimize;
+mod page;
 pub mod parent;
 pub mod plan;
 pub mod platform;

@@ -50,6 +50,9 @@ pub enum Command {
     Run(RunArgs),
     /// Measure how long an image takes from nothing to its first answer, phase by phase
     Coldstart(super::coldstart::ColdstartArgs),
+
+    /// Build, verify and measure a model in several forms, and recommend one
+    Choose(super::choose::ChooseArgs),
     /// Check that an image answers as it should on a fixed test set
     Verify(super::verify::VerifyArgs),
     /// Write what an image answers to a test set, for later verification
@@ -70,6 +73,8 @@ pub enum Command {
     Cache(CacheArgs),
     /// Print a file for a pipeline or a cluster, filled in for an image
     Template(super::template::TemplateArgs),
+    /// List or prune the CUDA device code of a library
+    Fatbin(super::fatbin::FatbinArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

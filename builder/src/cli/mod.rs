@@ -4,13 +4,16 @@ mod args;
 mod attach;
 mod attest;
 mod build;
+mod choose;
 mod coldstart;
 mod compare;
 mod failure;
+mod fatbin;
 mod images;
 mod platforms;
 mod publish;
 mod push;
+mod require;
 mod run;
 mod serve;
 mod small;
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::PublishRuntime(args) => publish::publish(&context, args),
         Command::Attach(args) => attach::attach(&context, &args),
         Command::Referrers(args) => attach::referrers(&context, &args),
+        Command::Choose(args) => choose::choose(&context, &args),
         Command::Coldstart(args) => coldstart::coldstart(&context, args),
         Command::Verify(args) => verify::verify(&context, &args),
         Command::Record(args) => verify::record(&context, &args),
@@ -81,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Logout(args) => small::logout(&context, &args),
         Command::Cache(args) => small::cache(&context, &args),
         Command::Template(args) => template::template(&context, &args),
+        Command::Fatbin(args) => fatbin::fatbin(&args),
         Command::Completions(args) => small::completions(&args),
     };
     match done {
