@@ -29,3 +29,16 @@ fn second_builds_pushes_and_containers_are_measured() {
         assert!(text.contains(row) || text.contains("could not run"), "{row} is missing:\n{text}");
     }
 }
+
+#[test]
+fn pruning_device_code_is_measured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("benchmarks.md");
+    let mut command = Command::new(root().join("tests/bench/run.sh"));
+    command.env("BENCH", "quick").env("SECTIONS", "fatbin").env("BENCH_OUTPUT", &output).env("BENCH_STORE", shared_store());
+    succeed(command.env("IMGBUILD", imgbuild_path()).env("IMGBUILD_SERVER", imgserve_path()));
+    let text = std::fs::read_to_string(&output).expect("it was written");
+    for row in ["| copy and hash |", "| imgbuild fatbin prune --gpu sm_75 |", "may be written to"] {
+        assert!(text.contains(row), "{row} is missing:\n{text}");
+    }
+}

@@ -64,6 +64,7 @@ fn cold_start(noise: &mut Noise, size: &SizeReport, session: f64) -> ColdStartRe
             kernel: "Linux 6.1".to_owned(),
             disk: "ext4".to_owned(),
         },
+        session: Some("0123456789abcdef".to_owned()),
         columns: vec![column(PageCache::Cold, 1.5), column(PageCache::Warm, 1.0)],
         steady: Vec::new(),
         peak_memory: None,
@@ -175,6 +176,11 @@ fn noise_never_fails_the_gate_and_a_slower_phase_does() {
         assert!(error.contains("phase session"), "{error}");
         assert!(!error.contains("phase dlopen"), "{error}");
     }
+    // The same slower report from another session: the machine may have been slower, which is said.
+    let elsewhere = ColdStartReport { session: Some("fedcba9876543210".to_owned()), ..slow.clone() };
+    std::fs::write(folder.path().join("elsewhere.json"), elsewhere.to_json()).expect("written");
+    let shown = text(&succeed(&mut compare(&["0.json", "elsewhere.json", "--max-growth", "5%"])).stdout);
+    assert!(shown.contains("two sessions") && shown.contains("--against"), "{shown}");
     // Size and cold start of one image, as a pair and as a folder.
     let pair = text(&succeed(&mut compare(&["base.json+0.json", "base.json+slow.json"])).stdout);
     assert!(pair.contains("image, compressed") && pair.contains("slower"), "{pair}");

@@ -9,6 +9,7 @@ mod command;
 mod compare;
 mod custom_operators;
 mod determinism;
+mod fatbin;
 mod golden;
 mod image;
 mod operators;

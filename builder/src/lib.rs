@@ -12,6 +12,7 @@ pub mod compare;
 pub mod digest;
 pub mod elf;
 pub mod exit_code;
+pub mod fatbin;
 pub mod files;
 pub mod image;
 pub mod inference;

@@ -73,6 +73,8 @@ pub enum Command {
     Cache(CacheArgs),
     /// Print a file for a pipeline or a cluster, filled in for an image
     Template(super::template::TemplateArgs),
+    /// List or prune the CUDA device code of a library
+    Fatbin(super::fatbin::FatbinArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

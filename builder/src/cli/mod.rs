@@ -8,6 +8,7 @@ mod choose;
 mod coldstart;
 mod compare;
 mod failure;
+mod fatbin;
 mod images;
 mod platforms;
 mod publish;
@@ -84,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Logout(args) => small::logout(&context, &args),
         Command::Cache(args) => small::cache(&context, &args),
         Command::Template(args) => template::template(&context, &args),
+        Command::Fatbin(args) => fatbin::fatbin(&args),
         Command::Completions(args) => small::completions(&args),
     };
     match done {

@@ -5,6 +5,7 @@
 //! still used ever moves. [`Draft::finish`] then lays the file out anew: page-aligned runs that are vacant or cleared are cut
 //! out of it, and their segments are split around them, so that they read as zeros without taking room in the file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -27,8 +28,8 @@ pub(super) struct Draft<'a> {
     vacant: Vec<Range<u64>>,
     /// Ranges that shall read as zeros, and hold nothing else.
     cleared: Vec<Range<u64>>,
-    /// New tables by address.
-    placed: BTreeMap<u64, Vec<u8>>,
+    /// New tables and other replaced bytes by address.
+    placed: BTreeMap<u64, Cow<'a, [u8]>>,
     pub(super) rows: Vec<Row>,
     pub(super) program_headers: ProgramHeaders,
 }
@@ -53,8 +54,8 @@ pub(super) enum ProgramHeaders {
 }
 
 /// What lies in a part of memory instead of the library's own bytes.
-pub(super) enum Edit {
-    Bytes(Vec<u8>),
+pub(super) enum Edit<'a> {
+    Bytes(Cow<'a, [u8]>),
     Zeros,
 }
 
@@ -111,7 +112,6 @@ impl<'a> Draft<'a> {
     }
 
     /// Lets a range read as zeros. Nothing may be placed there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the way for device code, which is cleared where no GPU needs it"))]
     pub(super) fn clear(&mut self, range: Range<u64>) -> Result<(), RewriteError> {
         self.vacate(range.clone(), "cleared range")?;
         self.cleared.push(range);
@@ -139,9 +139,36 @@ impl<'a> Draft<'a> {
         let rest = [range.start..start, start + size..range.end];
         self.vacant.splice(index..=index, rest.into_iter().filter(|rest| !rest.is_empty()));
         if size > 0 {
-            self.placed.insert(start, bytes);
+            self.placed.insert(start, bytes.into());
         }
         Ok(start)
+    }
+
+    /// Puts other bytes in the place of those at an address of read-only memory.
+    ///
+    /// # Errors
+    /// Where it is not read-only memory with bytes in the file, or is free or replaced already.
+    pub(super) fn replace(&mut self, address: u64, bytes: Cow<'a, [u8]>) -> Result<(), RewriteError> {
+        let wrong = |problem| RewriteError::Inconsistent { field: "replaced range", found: address, problem };
+        let end = address.checked_add(bytes.len() as u64).ok_or_else(|| wrong("is larger than any memory"))?;
+        let is_read_only = self.library.segments.iter().any(|segment| {
+            segment.is_load()
+                && !segment.is_writable()
+                && segment.address <= address
+                && end <= segment.address + segment.file_size
+        });
+        if !is_read_only || address < self.base() + HEADER_BYTES {
+            return Err(wrong("is not in read-only memory"));
+        }
+        let before = self.placed.range(..end).next_back();
+        let is_placed = before.is_some_and(|(&start, bytes)| address < start + bytes.len() as u64);
+        if is_placed || self.vacant.iter().any(|free| free.start < end && address < free.end) {
+            return Err(wrong("overlaps another one"));
+        }
+        if !bytes.is_empty() {
+            self.placed.insert(address, bytes);
+        }
+        Ok(())
     }
 
     /// Makes sure that the program headers have room for every split that may become necessary. Called before anything
@@ -240,7 +267,7 @@ impl<'a> Draft<'a> {
     }
 
     /// What changed in memory, by address.
-    pub(super) fn take_edits(&mut self) -> BTreeMap<u64, (u64, Edit)> {
+    pub(super) fn take_edits(&mut self) -> BTreeMap<u64, (u64, Edit<'a>)> {
         let vacant = std::mem::take(&mut self.vacant).into_iter().map(|range| (range.start, (range.end, Edit::Zeros)));
         let placed = std::mem::take(&mut self.placed).into_iter();
         let placed = placed.map(|(start, bytes)| (start, (start + bytes.len() as u64, Edit::Bytes(bytes))));

@@ -1,5 +1,6 @@
 //! From a draft to the pieces of the new file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -18,16 +19,14 @@ pub(super) struct Image<'a> {
 }
 
 enum Piece<'a> {
-    Borrowed(&'a [u8]),
-    Owned(Vec<u8>),
+    Bytes(Cow<'a, [u8]>),
     Zeros(u64),
 }
 
 impl<'a> Image<'a> {
     fn push(&mut self, piece: Piece<'a>) {
         self.bytes += match &piece {
-            Piece::Borrowed(bytes) => bytes.len() as u64,
-            Piece::Owned(bytes) => bytes.len() as u64,
+            Piece::Bytes(bytes) => bytes.len() as u64,
             Piece::Zeros(count) => *count,
         };
         self.pieces.push(piece);
@@ -47,8 +46,7 @@ impl<'a> Image<'a> {
     pub(super) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         for piece in &self.pieces {
             match piece {
-                Piece::Borrowed(bytes) => out.write_all(bytes)?,
-                Piece::Owned(bytes) => out.write_all(bytes)?,
+                Piece::Bytes(bytes) => out.write_all(bytes)?,
                 Piece::Zeros(count) => {
                     io::copy(&mut io::Read::take(io::repeat(0), *count), out)?;
                 }
@@ -136,9 +134,10 @@ pub(super) fn lay_out<'a>(mut draft: Draft<'a>) -> Result<Image<'a>, RewriteErro
         header.segments_offset = offset;
         overwrite(&mut edits, address, table);
     } else {
-        tail.align(8);
+        // On a page of its own: in the last page of a segment, the loader would take it for a part of that, which it zeroes.
+        tail.align(library.kinds.page);
         header.segments_offset = tail.bytes;
-        tail.push(Piece::Owned(table));
+        tail.push(Piece::Bytes(table.into()));
     }
     let sections = section_table(&draft, &parts, &mut tail)?;
     header.sections_offset = sections.offset;
@@ -147,7 +146,7 @@ pub(super) fn lay_out<'a>(mut draft: Draft<'a>) -> Result<Image<'a>, RewriteErro
 
     let mut head = library.data[..16].to_vec();
     header.write(&mut head);
-    edits.insert(draft.base(), (draft.base() + HEADER_BYTES, Edit::Bytes(head)));
+    edits.insert(draft.base(), (draft.base() + HEADER_BYTES, Edit::Bytes(head.into())));
     let mut image = Image { pieces: Vec::new(), bytes: 0 };
     for part in parts.0.iter().filter(|part| part.file_size > 0) {
         image.pad_to(part.offset);
@@ -173,12 +172,12 @@ fn check_capacity(draft: &Draft<'_>, count: usize) -> Result<(), RewriteError> {
 }
 
 /// Writes over the head of what was placed at an address, or over the library's own bytes.
-fn overwrite(edits: &mut BTreeMap<u64, (u64, Edit)>, address: u64, bytes: Vec<u8>) {
+fn overwrite(edits: &mut BTreeMap<u64, (u64, Edit<'_>)>, address: u64, bytes: Vec<u8>) {
     let end = address + bytes.len() as u64;
     match edits.get_mut(&address) {
-        Some((_, Edit::Bytes(placed))) => placed[..bytes.len()].copy_from_slice(&bytes),
+        Some((_, Edit::Bytes(placed))) => placed.to_mut()[..bytes.len()].copy_from_slice(&bytes),
         _ => {
-            edits.insert(address, (end, Edit::Bytes(bytes)));
+            edits.insert(address, (end, Edit::Bytes(bytes.into())));
         }
     }
 }
@@ -221,17 +220,17 @@ fn program_headers(library: &Library<'_>, parts: &Parts, at: Option<u64>) -> Res
 }
 
 /// Appends the bytes of a part.
-fn emit<'a>(draft: &Draft<'a>, part: &Part, edits: &mut BTreeMap<u64, (u64, Edit)>, image: &mut Image<'a>) {
+fn emit<'a>(draft: &Draft<'a>, part: &Part, edits: &mut BTreeMap<u64, (u64, Edit<'a>)>, image: &mut Image<'a>) {
     let end = part.address + part.file_size;
     let mut at = part.address;
     let segment = &draft.library.segments[part.segment];
     let own = |from: u64, to: u64| -> Piece<'a> {
         let within = (from - segment.address) as usize..(to - segment.address) as usize;
         match draft.patched(part.segment) {
-            Some(bytes) => Piece::Owned(bytes[within].to_vec()),
+            Some(bytes) => Piece::Bytes(bytes[within].to_vec().into()),
             None => {
                 let start = segment.offset as usize;
-                Piece::Borrowed(&draft.library.data[start + within.start..start + within.end])
+                Piece::Bytes(draft.library.data[start + within.start..start + within.end].into())
             }
         }
     };
@@ -245,7 +244,7 @@ fn emit<'a>(draft: &Draft<'a>, part: &Part, edits: &mut BTreeMap<u64, (u64, Edit
         }
         let until = (*edit_end).min(end);
         image.push(match edit {
-            Edit::Bytes(bytes) => Piece::Owned(std::mem::take(bytes)),
+            Edit::Bytes(bytes) => Piece::Bytes(std::mem::take(bytes)),
             Edit::Zeros => Piece::Zeros(until - at),
         });
         at = until;
@@ -296,9 +295,9 @@ fn section_table<'a>(draft: &Draft<'a>, parts: &Parts, tail: &mut Image<'a>) -> 
             section.offset = tail.bytes;
             if is_names(library, &row.section) {
                 section.size = names.len() as u64;
-                tail.push(Piece::Owned(names.clone()));
+                tail.push(Piece::Bytes(names.clone().into()));
             } else if let Some(bytes) = library.slice(row.section.offset, row.section.size) {
-                tail.push(Piece::Borrowed(bytes));
+                tail.push(Piece::Bytes(bytes.into()));
             }
         } else {
             section.offset = tail.bytes;
@@ -307,7 +306,7 @@ fn section_table<'a>(draft: &Draft<'a>, parts: &Parts, tail: &mut Image<'a>) -> 
     }
     tail.align(8);
     let offset = tail.bytes;
-    tail.push(Piece::Owned(to_bytes(&sections)));
+    tail.push(Piece::Bytes(to_bytes(&sections).into()));
     Ok(SectionTable { offset, count: sections.len() as u16, names: index(library.header.names_section.into()) as u16 })
 }
 

@@ -13,6 +13,7 @@ mod kinds;
 mod layout;
 mod library;
 mod neighbours;
+mod rearrange;
 mod record;
 mod relr;
 mod report;
@@ -29,6 +30,7 @@ pub use bind::BindRules;
 pub use error::{Difference, RewriteError};
 pub use kept::{KeepError, Rewritten, rewrite_in_store};
 pub use neighbours::Neighbours;
+pub(crate) use rearrange::{Arrangement, Memory, Pointer, same_outside};
 pub use report::{BindReport, RewriteReport, StripReport};
 
 use std::fs::File;
@@ -53,7 +55,7 @@ pub enum Transformation {
 
 /// The format of what [`rewrite`] gives: whoever keeps results by their inputs adds it to the key. It grows whenever the
 /// same library and transformations give other bytes.
-pub const REWRITE_FORMAT: u32 = 1;
+pub const REWRITE_FORMAT: u32 = 2;
 
 /// Rewrites the bytes of a library, and writes the result to an empty file, which is verified before this returns.
 ///

@@ -3,6 +3,7 @@
 //! Both files are read anew. Every byte of memory must be equal but for the tables that only the loader reads; every word
 //! that the loader fills in must get the same content, with lookups resolved over the closure; every lookup of the neighbours,
 //! and of the names that the rules keep, must end at the same definition; and what the dynamic segment says must be the same.
+//! Where a caller rearranges memory and checks that itself, it says so by [`Exempt`].
 
 use std::ops::Range;
 
@@ -12,16 +13,39 @@ use super::bind::BindRules;
 use super::error::{Difference, RewriteError};
 use super::library::{HEADER_BYTES, Library, Table};
 use super::neighbours::{Neighbours, PACKED_VERSION};
-use super::record::{Segment, Symbol};
+use super::record::{Record, Segment, Symbol};
 use super::tables::TABLES;
 use super::words::{Word, words};
 use crate::elf::{Dynamic, SymbolName, VersionNeed, WantedVersion};
+
+/// What may differ because someone else compares it.
+#[derive(Debug, Default)]
+pub(super) struct Exempt<'a> {
+    /// Ranges of memory: sorted, apart.
+    pub(super) ranges: &'a [Range<u64>],
+    /// Addresses of words that hold an address before and after: sorted.
+    pub(super) pointers: &'a [u64],
+}
 
 /// Verifies that a rewritten library is the original once it is loaded.
 ///
 /// # Errors
 /// The first [`Difference`], or why one of the two cannot be read.
 pub(super) fn verify(before: &[u8], after: &[u8], rules: &BindRules, neighbours: &Neighbours<'_>) -> Result<(), RewriteError> {
+    verify_but(before, after, rules, neighbours, &Exempt::default())
+}
+
+/// Verifies so all but what is exempt.
+///
+/// # Errors
+/// As [`verify`].
+pub(super) fn verify_but(
+    before: &[u8],
+    after: &[u8],
+    rules: &BindRules,
+    neighbours: &Neighbours<'_>,
+    exempt: &Exempt<'_>,
+) -> Result<(), RewriteError> {
     let (before, after) = (Library::parse(before)?, Library::parse(after)?);
     same_shape(&before, &after)?;
     same_dynamic_segment(&before, &after)?;
@@ -33,9 +57,9 @@ pub(super) fn verify(before: &[u8], after: &[u8], rules: &BindRules, neighbours:
         }
     }
     let (old_words, new_words) = (words(&before, neighbours)?, words(&after, neighbours)?);
-    same_words(&after, &old_words, &new_words, &tables)?;
+    same_words(&after, &old_words, &new_words, &tables, exempt)?;
     let word_ranges = merged_words(&old_words, &new_words);
-    same_memory(&before, &after, &tables, &word_ranges)?;
+    same_memory(&before, &after, [&tables, &word_ranges, exempt.ranges])?;
     same_lookups(&before, &after, rules, neighbours)?;
     Ok(())
 }
@@ -63,6 +87,7 @@ fn same_shape(before: &Library<'_>, after: &Library<'_>) -> Result<(), Differenc
         library.segments.iter().filter(is_other).map(fields).collect()
     };
     same("segments", others(before), others(after))?;
+    table_is_readable(after)?;
     let loads = before.segments.iter().filter(|segment| segment.is_load());
     let page = loads.map(|load| load.align).min().unwrap_or(1).clamp(1, after.kinds.page);
     let mut pages_end = 0;
@@ -80,6 +105,24 @@ fn same_shape(before: &Library<'_>, after: &Library<'_>) -> Result<(), Differenc
             let range = segment.address..segment.address + segment.file_size;
             let in_file = after.slice(segment.offset, segment.file_size).map(<[u8]>::as_ptr);
             same("segment offset", after.bytes(range).map(<[u8]>::as_ptr), in_file)?;
+        }
+    }
+    Ok(())
+}
+
+/// A loader looks for the program headers in the pages that it maps, up to the end of a segment's last page, and zeroes what
+/// lies behind the segment's bytes there. So they are within the bytes of a segment or on none of its pages.
+fn table_is_readable(library: &Library<'_>) -> Result<(), Difference> {
+    let page = library.kinds.page;
+    let start = library.header.segments_offset;
+    let end = start.saturating_add((library.segments.len() * Segment::BYTES) as u64);
+    for segment in library.segments.iter().filter(|segment| segment.is_load()) {
+        let bytes = segment.offset..segment.offset + segment.file_size;
+        let pages = bytes.start / page * page..bytes.end.next_multiple_of(page);
+        let is_apart = end <= pages.start || pages.end <= start;
+        let is_within = bytes.start <= start && end <= bytes.end;
+        if !(is_apart || is_within) {
+            return Err(property("program headers", format!("{start:#x}"), format!("not in the pages {pages:#x?}")));
         }
     }
     Ok(())
@@ -168,6 +211,7 @@ fn same_words(
     old: &[(u64, Word<'_>)],
     new: &[(u64, Word<'_>)],
     tables: &[Range<u64>],
+    exempt: &Exempt<'_>,
 ) -> Result<(), Difference> {
     let mut rest = new;
     for (address, expected) in old {
@@ -179,7 +223,9 @@ fn same_words(
             }
             _ => plain(after, *address),
         };
-        if found != *expected {
+        let is_exempt =
+            matches!((found, expected), (Word::Address(_), Word::Address(_))) && exempt.pointers.binary_search(address).is_ok();
+        if found != *expected && !is_exempt {
             return Err(Difference::Word { address: *address, found: found.to_string(), expected: expected.to_string() });
         }
         if let Word::Address(target) = found
@@ -210,9 +256,9 @@ fn merged_words(old: &[(u64, Word<'_>)], new: &[(u64, Word<'_>)]) -> Vec<Range<u
     addresses.into_iter().map(|address| address..address.saturating_add(8)).collect()
 }
 
-/// Compares every byte of memory outside of the tables, the dynamic segment and the words.
-fn same_memory(before: &Library<'_>, after: &Library<'_>, tables: &[Range<u64>], words: &[Range<u64>]) -> Result<(), Difference> {
-    let mut masks: Vec<&Range<u64>> = tables.iter().chain(words).chain([&before.dynamic_range]).collect();
+/// Compares every byte of memory outside of some ranges (the tables, the words) and the dynamic segment.
+fn same_memory(before: &Library<'_>, after: &Library<'_>, outside: [&[Range<u64>]; 3]) -> Result<(), Difference> {
+    let mut masks: Vec<&Range<u64>> = outside.into_iter().flatten().chain([&before.dynamic_range]).collect();
     masks.sort_by_key(|range| range.start);
     let mut masks = masks.into_iter().peekable();
     for (run, _) in memory(before) {
