@@ -40,6 +40,11 @@ lint: ## check formatting and lints
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
+.PHONY: verify-full
+verify-full: build ## send every operator case of the onnx package through the gate, an image each, and print the counts
+	@IMGBUILD_STORE=build/test-store IMGBUILD_SERVER=$(TARGET)/server/imgserve $$(tests/tools/venv.sh) tests/tools/operator_cases.py \
+	  --imgbuild $(TARGET)/release/imgbuild --folder build/operator-cases --expect tests/tools/operator_cases.txt
+
 .PHONY: check
 check: lint test ## what CI runs
 

@@ -95,6 +95,36 @@ fn a_local_image_is_pulled_started_and_asked_over_a_link_that_was_predicted() {
 }
 
 #[test]
+fn two_images_are_measured_in_turn_and_compared_by_their_session() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let head = build(folder, &[]);
+    let base = build(folder, &["--optimize", "off", "-o", "oci:base.oci"]);
+    assert_ne!(head, base);
+    let arguments =
+        ["--runs", "1", "--runner", "embedded", "--against", "oci:base.oci", "--against-report", "base.json", "--json"];
+    let shown = succeed(&mut coldstart(folder, "oci:magika.oci", &arguments));
+    let both: Vec<ColdStartReport> = serde_json::from_slice(&shown.stdout).expect("both reports");
+    assert_eq!(both[0], load(folder));
+    let read = |name: &str| ColdStartReport::load(&folder.join(name)).expect("a report");
+    assert_eq!(both[1], read("base.json"));
+    assert_eq!([&both[0], &both[1]].map(|report| report.image.digest.to_string()), [head, base]);
+    assert!(both[0].session.is_some() && both[0].session == both[1].session);
+    assert!(both.iter().flat_map(|report| &report.columns).all(|column| column.start_to_first_answer.samples.len() == 1));
+    let compare = |head: &str| {
+        let compared = succeed(imgbuild().current_dir(folder).args(["compare", "base.json", head]));
+        text(&compared.stdout)
+    };
+    assert!(!compare("cold.json").contains("two sessions"));
+    // Another session of the same image is another one.
+    succeed(&mut coldstart(folder, "oci:magika.oci", &["--runs", "1", "--runner", "embedded"]));
+    assert_ne!(read("cold.json").session, both[0].session);
+    assert!(compare("cold.json").contains("two sessions"));
+    let error = fail_with(imgbuild().current_dir(folder).args(["coldstart", "oci:magika.oci", "--against", "oci:none"]), 9);
+    assert!(error.contains("none"), "{error}");
+}
+
+#[test]
 fn an_ordinary_user_measures_as_root_does() {
     if !has("setpriv") || std::fs::metadata("/proc/self").map(|me| std::os::unix::fs::MetadataExt::uid(&me)).ok() != Some(0) {
         return;

@@ -7,6 +7,7 @@ use imgbuild::report::cold_start::{
     ColdStartReport, Column, Machine, PageCache, Phase, PhaseTimes, SCHEMA, Source, Spread, VERSION,
 };
 use imgbuild::report::{ImageIdentity, SizeReport};
+use imgbuild_tests::browser::{Browsed, browse};
 use imgbuild_tests::{fail_with, has, imgbuild, json_file, model_in, registry, root, succeed, text};
 
 /// A generator with a seed, so that every run sees the same noise.
@@ -63,6 +64,7 @@ fn cold_start(noise: &mut Noise, size: &SizeReport, session: f64) -> ColdStartRe
             kernel: "Linux 6.1".to_owned(),
             disk: "ext4".to_owned(),
         },
+        session: Some("0123456789abcdef".to_owned()),
         columns: vec![column(PageCache::Cold, 1.5), column(PageCache::Warm, 1.0)],
         steady: Vec::new(),
         peak_memory: None,
@@ -174,6 +176,11 @@ fn noise_never_fails_the_gate_and_a_slower_phase_does() {
         assert!(error.contains("phase session"), "{error}");
         assert!(!error.contains("phase dlopen"), "{error}");
     }
+    // The same slower report from another session: the machine may have been slower, which is said.
+    let elsewhere = ColdStartReport { session: Some("fedcba9876543210".to_owned()), ..slow.clone() };
+    std::fs::write(folder.path().join("elsewhere.json"), elsewhere.to_json()).expect("written");
+    let shown = text(&succeed(&mut compare(&["0.json", "elsewhere.json", "--max-growth", "5%"])).stdout);
+    assert!(shown.contains("two sessions") && shown.contains("--against"), "{shown}");
     // Size and cold start of one image, as a pair and as a folder.
     let pair = text(&succeed(&mut compare(&["base.json+0.json", "base.json+slow.json"])).stdout);
     assert!(pair.contains("image, compressed") && pair.contains("slower"), "{pair}");
@@ -270,37 +277,6 @@ fn a_history_is_ordered_by_name_and_read_from_a_registry() {
     assert_eq!(tags, [("v1.9".to_owned(), reports[0].1), ("v1.10".to_owned(), reports[1].1)]);
 }
 
-/// What a browser says of a page: its DOM, after a script that measures it at phone width, and what went wrong.
-fn browse(folder: &Path, page: &str) -> (String, String) {
-    let probe = r#"<script>addEventListener("load", () => {
-        const plot = document.querySelector(".plot.narrow");
-        const svg = plot.querySelector("svg");
-        const box = svg.getBoundingClientRect();
-        const scale = box.width / svg.viewBox.baseVal.width;
-        const [left, top, width, height] = JSON.parse(plot.dataset.areas)[0];
-        const middle = { clientX: box.x + (left + width / 2) * scale, clientY: box.y + (top + height / 2) * scale };
-        svg.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, ...middle }));
-        const { scrollWidth, clientWidth } = document.documentElement;
-        parent.document.body.dataset.overflow = scrollWidth - clientWidth;
-        parent.document.body.dataset.tip = document.getElementById("tip").textContent;
-        parent.document.body.dataset.tables = document.querySelectorAll("table").length;
-    })</script></body>"#;
-    let inner = page.replace("</body>", probe).replace('&', "&amp;").replace('"', "&quot;");
-    let file = folder.join("phone.html");
-    std::fs::write(
-        &file,
-        format!("<!doctype html><body><iframe style='width:360px;height:900px;border:0' srcdoc=\"{inner}\"></iframe>"),
-    )
-    .expect("written");
-    let mut command = Command::new("chromium");
-    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]);
-    command.args(["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--dump-dom"]);
-    command.arg(format!("--user-data-dir={}", folder.join("profile").display()));
-    command.arg(format!("--log-net-log={}", folder.join("net.json").display())).arg(format!("file://{}", file.display()));
-    let output = succeed(&mut command);
-    (text(&output.stdout), text(&output.stderr))
-}
-
 #[test]
 fn the_page_works_in_a_browser_and_escapes_what_it_shows() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -336,7 +312,7 @@ fn the_page_works_in_a_browser_and_escapes_what_it_shows() {
     if !has("chromium") {
         return;
     }
-    let (dom, log) = browse(path, &page);
+    let Browsed { dom, log, requests } = browse(path, &page);
     assert!(
         dom.contains("data-overflow=\"0\""),
         "the page scrolls sideways at 360 px: {}",
@@ -344,6 +320,5 @@ fn the_page_works_in_a_browser_and_escapes_what_it_shows() {
     );
     assert!(dom.contains("data-tip=\"hostile.json") || dom.contains("data-tip=\"/"), "nothing is shown under the pointer");
     assert!(!log.contains("CONSOLE"), "{log}");
-    let requests = std::fs::read_to_string(path.join("net.json")).expect("a log");
     assert!(!requests.contains("127.0.0.1:9"), "a request leaves the page");
 }

@@ -5,6 +5,7 @@
 
 pub mod attest;
 pub mod build;
+pub mod choose;
 pub mod cli;
 pub mod cold_start;
 pub mod compare;
@@ -20,6 +21,7 @@ pub mod link;
 pub mod lock;
 pub mod model;
 pub mod optimize;
+mod page;
 pub mod parent;
 pub mod plan;
 pub mod platform;

@@ -4,24 +4,35 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// What a task counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Things, such as samples.
+    Things,
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A task began; `total` is its number of bytes where known.
+    /// A task began.
     Started {
         /// Identifies the task in later events.
         task: u64,
         /// What people see, for instance ``compress `runtime` ``.
         name: String,
-        /// Bytes to do.
+        /// How much there is to do, where known.
         total: Option<u64>,
+        /// What is counted.
+        unit: Unit,
     },
-    /// So many bytes more are done.
+    /// So much more is done.
     Advanced {
         /// Which task.
         task: u64,
-        /// Bytes done since the last event.
-        bytes: u64,
+        /// What was done since the last event.
+        amount: u64,
     },
     /// The task ended, well or not.
     Finished {
@@ -62,8 +73,18 @@ impl Progress {
     /// Begins a task of `total` bytes; it ends when the [`Task`] is dropped.
     #[must_use]
     pub fn task(&self, name: impl Into<String>, total: Option<u64>) -> Task {
+        self.begin(name.into(), total, Unit::Bytes)
+    }
+
+    /// Begins a task of `total` things; it ends when the [`Task`] is dropped.
+    #[must_use]
+    pub fn count(&self, name: impl Into<String>, total: Option<u64>) -> Task {
+        self.begin(name.into(), total, Unit::Things)
+    }
+
+    fn begin(&self, name: String, total: Option<u64>, unit: Unit) -> Task {
         let task = self.next.fetch_add(1, Ordering::Relaxed);
-        (self.sink)(Event::Started { task, name: name.into(), total });
+        (self.sink)(Event::Started { task, name, total, unit });
         Task { progress: self.clone(), task }
     }
 
@@ -86,9 +107,9 @@ pub struct Task {
 }
 
 impl Task {
-    /// Reports `bytes` more as done.
-    pub fn advance(&self, bytes: u64) {
-        (self.progress.sink)(Event::Advanced { task: self.task, bytes });
+    /// Reports so much more as done.
+    pub fn advance(&self, amount: u64) {
+        (self.progress.sink)(Event::Advanced { task: self.task, amount });
     }
 }
 

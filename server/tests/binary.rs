@@ -185,6 +185,9 @@ fn a_gpu_that_was_asked_for_and_is_missing_ends_the_start() {
     let (status, error) = start(r#"{"provider":"rocm"}"#);
     assert!(status == Some(2) && error["message"].as_str().is_some_and(|text| text.contains("`cpu`, `cuda`")), "{error}");
 
+    let (status, error) = start(r#"{"provider":"cuda","backend":"tensorflow"}"#);
+    assert!(status == Some(2) && error["message"].as_str().is_some_and(|text| text.contains("expected `cpu`")), "{error}");
+
     std::fs::remove_file(stubs.join("libcublasLt.so.13")).expect("it was there");
     let (status, error) = start(cuda_provider);
     assert_eq!((status, &error["stage"]), (Some(3), &Value::from("dlopen")), "{error}");

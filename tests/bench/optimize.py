@@ -20,15 +20,17 @@ INPUTS = {
 
 
 def unpack(layout):
-    """The image's root, unpacked beside its layout once."""
+    """The image's root, unpacked beside its layout once, and its environment."""
     root = layout.with_name(layout.name + ".root")
     subprocess.run(["rm", "-rf", root], check=True)
     blob = lambda digest: layout / "blobs" / digest.replace(":", "/")
     index = json.loads((layout / "index.json").read_text())
-    for layer in json.loads(blob(index["manifests"][0]["digest"]).read_text())["layers"]:
+    manifest = json.loads(blob(index["manifests"][0]["digest"]).read_text())
+    for layer in manifest["layers"]:
         with tarfile.open(blob(layer["digest"])) as tar:
             tar.extractall(root, filter="fully_trusted")
-    return root
+    variables = json.loads(blob(manifest["config"]["digest"]).read_text())["config"]["Env"]
+    return root, dict(variable.split("=", 1) for variable in variables)
 
 
 def request(tensor):
@@ -38,14 +40,14 @@ def request(tensor):
     return head + data, {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
 
 
-def start(root, model):
+def start(root, environment, model):
     """One start: milliseconds of the session, of the first answer and of the median answer after it, and megabytes."""
     loader = next(root.glob("usr/lib/*/ld-linux-*"))
     options = json.loads((root / "etc/imgserve/config.json").read_text())
     options.update(model_path=f"{root.resolve()}{options['model_path']}", address="127.0.0.1", port=0, threads=2)
     config = root / "bench.json"
     config.write_text(json.dumps(options))
-    server = subprocess.Popen([loader, "--library-path", loader.parent, root / "usr/bin/imgserve", "--config", config], stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen([loader, "--library-path", loader.parent, root / "usr/bin/imgserve", "--config", config], env=environment, stderr=subprocess.PIPE, text=True)
     try:
         session = address = None
         for line in server.stderr:
@@ -76,8 +78,8 @@ for model in models:
     roots = {layout.name[len(model) + 1 :]: unpack(layout) for layout in sorted(folder.glob(f"{model}-*")) if (layout / "index.json").exists()}
     results = {name: [] for name in roots}
     for _ in range(rounds):
-        for name, root in roots.items():
-            results[name].append(start(root, model))
+        for name, (root, environment) in roots.items():
+            results[name].append(start(root, environment, model))
     print(f"\n{model}, {rounds} starts each\n\n| choice | session ms | first answer ms | answer p50 ms | fastest answer ms | peak RSS MB |\n|---|---|---|---|---|---|")
     for name, starts in results.items():
         columns = list(zip(*starts))

@@ -1,5 +1,6 @@
 //! What the tests share: the built programs, real models, and programs that are started and ended by their process id.
 
+pub mod browser;
 pub mod elf;
 pub mod tiny;
 pub mod wire;

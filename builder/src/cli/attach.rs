@@ -132,7 +132,7 @@ pub(super) fn list(
         let client = images::client(context, registry, Some(&reference.registry));
         return Ok(client.referrers(reference, subject, kind)?);
     }
-    let mut found = place.referrers(subject)?;
+    let mut found = place.referrers(subject, &context.store()?.scratch())?;
     found.retain(|entry| kind.is_none_or(|kind| entry.artifact_type.as_deref() == Some(kind)));
     Ok(found)
 }

@@ -10,8 +10,8 @@ use clap::{Args, ValueHint};
 
 use super::args::{ImageArgs, RunnerChoice};
 use super::failure::Failure;
-use super::{Context, images, print};
-use crate::cold_start::{Load, Origin, Request, Starter, measure};
+use super::{Context, images, print, print_json};
+use crate::cold_start::{Load, Origin, Request, Starter, measure_together};
 use crate::exit_code;
 use crate::image::Image;
 use crate::platform::Platform;
@@ -30,6 +30,8 @@ use crate::transport::Transport;
       pulls from a registry and writes the report
   imgbuild coldstart oci:model.oci --link 100Mbit/s,20ms --clients 1,8 --seconds 10
       downloads no faster than over that link; then 10 seconds of load with 1 client and with 8
+  imgbuild coldstart oci:model.oci --against docker://localhost:5000/acme/magika:1 --report head.json --against-report base.json
+      measures both in turn, so that small differences can be told from noise: `imgbuild compare base.json head.json`
   imgbuild coldstart docker://localhost:5000/acme/magika:1 --runner docker
       lets Docker or podman pull and start it")]
 pub struct ColdstartArgs {
@@ -47,6 +49,14 @@ pub struct ColdstartArgs {
     /// Pull it from this repository of a registry, which has it already
     #[arg(long, value_name = "REGISTRY/NAME")]
     pub from: Option<Reference>,
+
+    /// Measure another image in the same session, a run of each in turn
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath)]
+    pub against: Option<String>,
+
+    /// Write the other image's report here
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "against")]
+    pub against_report: Option<PathBuf>,
 
     /// Receive no faster than over a link, such as 1Gbit/s,5ms
     #[arg(long, value_name = "RATE,ROUND-TRIP")]
@@ -86,7 +96,9 @@ pub(super) fn coldstart(context: &Context, args: ColdstartArgs) -> Result<u8, Fa
         Some(requests) => Load::Requests(requests),
         None => Load::Time(Duration::try_from_secs_f64(args.seconds).map_err(|error| Failure::new(error, exit_code::USAGE))?),
     };
-    let (transport, image) = images::open(context, &args.image.image, args.image.platform, &args.image.registry)?;
+    let opened = |image: &String| images::open(context, image, args.image.platform, &args.image.registry);
+    let (transport, image) = opened(&args.image.image)?;
+    let other = args.against.as_ref().map(opened).transpose()?;
     let starter = choose(args.runner, &transport)?;
     if args.link.is_some() && matches!(starter, Starter::Engine(_)) {
         return Err(Failure::new(
@@ -95,37 +107,55 @@ pub(super) fn coldstart(context: &Context, args: ColdstartArgs) -> Result<u8, Fa
         )
         .with_hint("`--runner embedded` downloads with imgbuild"));
     }
-    let origin = origin(&transport, &image, &starter, args.from);
-    let target = match &origin {
-        Origin::Registry(reference) => Some(reference.registry.as_str()),
-        Origin::Served | Origin::Engine(_) => None,
+    let interrupted = interruption()?;
+    let store = context.store()?;
+    let request = |transport: &Transport, image, starter, from| {
+        let origin = origin(transport, image, &starter, from);
+        let target = match &origin {
+            Origin::Registry(reference) => Some(reference.registry.clone()),
+            Origin::Served | Origin::Engine(_) => None,
+        };
+        Request {
+            image,
+            origin,
+            platform: args.image.platform.unwrap_or_else(Platform::host),
+            starter,
+            settings: images::settings(&args.image.registry, target.as_deref()),
+            store: &store,
+            runs: args.runs.get(),
+            link: args.link,
+            clients: args.clients.clone(),
+            load,
+            data: args.data.clone(),
+            patience: Duration::from_secs(args.wait),
+            interrupted: &interrupted,
+        }
     };
-    let settings = images::settings(&args.image.registry, target);
+    let mut requests = vec![request(&transport, &image, starter, args.from.clone())];
+    if let Some((transport, image)) = &other {
+        requests.push(request(transport, image, choose(args.runner, transport)?, None));
+    }
+    let reports = measure_together(&requests, &context.progress)?;
+    for (report, path) in reports.iter().zip([&args.report, &args.against_report]) {
+        if let Some(path) = path {
+            report.save(path)?;
+        }
+    }
+    match (&reports[..], args.json) {
+        ([report], true) => print(&report.to_json()),
+        (reports, true) => print_json(&reports),
+        (reports, false) => print(&reports.iter().map(render).collect::<Vec<_>>().join("\n")),
+    }
+    Ok(exit_code::SUCCESS)
+}
+
+/// A flag that an interruption sets from now on.
+pub(super) fn interruption() -> Result<Arc<AtomicBool>, Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(|error| Failure::new(error, exit_code::FAILURE))?;
     }
-    let request = Request {
-        image: &image,
-        origin,
-        platform: args.image.platform.unwrap_or_else(Platform::host),
-        starter,
-        settings,
-        store: &context.store()?,
-        runs: args.runs.get(),
-        link: args.link,
-        clients: args.clients,
-        load,
-        data: args.data,
-        patience: Duration::from_secs(args.wait),
-        interrupted: &interrupted,
-    };
-    let report = measure(&request, &context.progress)?;
-    if let Some(path) = &args.report {
-        report.save(path)?;
-    }
-    print(&if args.json { report.to_json() } else { render(&report) });
-    Ok(exit_code::SUCCESS)
+    Ok(interrupted)
 }
 
 /// An engine where it was asked for, or where the image is in it.

@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::{Context, images, print};
 use crate::compare::{self, Argument, Comparisons, DEFAULT_STRICTNESS, History, Limits, Options, Subject, render};
 use crate::exit_code;
+use crate::page::clean;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::transport::Transport;
@@ -189,7 +190,7 @@ fn verdict(compared: &Comparisons) -> Result<u8, Failure> {
     }
     let several = compared.images.len() > 2;
     let line = |excess: &compare::Excess| if several { format!("{}: {excess}", excess.image) } else { excess.to_string() };
-    let lines: Vec<String> = compared.over.iter().map(|excess| render::clean(&line(excess))).collect();
+    let lines: Vec<String> = compared.over.iter().map(|excess| clean(&line(excess))).collect();
     let failure = Failure::new(format!("over budget:\n  {}", lines.join("\n  ")), exit_code::OVER_BUDGET);
     let about_sizes = compared.over.iter().any(|excess| excess.what.contains("compressed") || excess.what.contains("unpacked"));
     Err(if about_sizes { failure.with_hint("`imgbuild why IMAGE LIBRARY` tells what brought a library in") } else { failure })

@@ -4,6 +4,7 @@ mod args;
 mod attach;
 mod attest;
 mod build;
+mod choose;
 mod coldstart;
 mod compare;
 mod failure;
@@ -12,6 +13,7 @@ mod images;
 mod platforms;
 mod publish;
 mod push;
+mod require;
 mod run;
 mod serve;
 mod small;
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::PublishRuntime(args) => publish::publish(&context, args),
         Command::Attach(args) => attach::attach(&context, &args),
         Command::Referrers(args) => attach::referrers(&context, &args),
+        Command::Choose(args) => choose::choose(&context, &args),
         Command::Coldstart(args) => coldstart::coldstart(&context, args),
         Command::Verify(args) => verify::verify(&context, &args),
         Command::Record(args) => verify::record(&context, &args),

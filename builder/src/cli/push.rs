@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::args::RegistryArgs;
 use super::failure::Failure;
-use super::{Context, images, print, print_json};
+use super::require::RequireArgs;
+use super::{Context, images, print, print_json, require};
 use crate::digest::Digest;
 use crate::exit_code;
 use crate::platform::Platform;
@@ -22,7 +23,9 @@ use crate::units::ByteSize;
   imgbuild push oci:model.oci docker://localhost:5000/acme/magika:1
   imgbuild push docker://localhost:5000/acme/magika:1 oci-archive:magika.tar
   imgbuild push docker://localhost:5000/acme/magika:1 docker://localhost:5000/prod/magika:1 --all --referrers --tag stable
-      copies every platform, with bills of materials, provenance and signatures")]
+      copies every platform, with bills of materials, provenance and signatures
+  imgbuild push oci:model.oci docker://localhost:5000/prod/magika:1 --require verified --policy policy.toml --referrers
+      only where `imgbuild verify oci:model.oci --data … --policy policy.toml --attach` has passed; ends with 7 otherwise")]
 pub struct PushArgs {
     /// Where the image is
     pub source: String,
@@ -49,6 +52,9 @@ pub struct PushArgs {
     /// Copy what is attached to the image as well: referrers, and the tags that cosign keeps signatures under
     #[arg(long, conflicts_with = "annotation")]
     pub referrers: bool,
+
+    #[command(flatten)]
+    pub require: RequireArgs,
 
     /// Refuse to move a tag that points at another image
     #[arg(long)]
@@ -166,6 +172,7 @@ pub(super) fn push(context: &Context, args: &PushArgs) -> Result<u8, Failure> {
     } else {
         Content::from(images::open(context, &args.source, args.platform, &args.registry)?.1)
     };
+    require::check(context, &args.require, &source, &content, &args.registry)?;
     let original = content.clone();
     let content = content.annotated(&annotations(&args.annotation));
     let (name, mut mount_from) = (source.registry(), args.mount_from.clone());

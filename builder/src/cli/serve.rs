@@ -9,9 +9,8 @@ use tempfile::TempDir;
 use super::args::{ImageArgs, RunnerChoice};
 use super::failure::Failure;
 use super::{Context, images};
-use crate::digest::Digest;
 use crate::exit_code;
-use crate::image::ImageConfig;
+use crate::image::{Descriptor, Image, ImageConfig};
 use crate::layer::{self, Limits};
 use crate::runner::docker::Docker;
 use crate::runner::embedded::Embedded;
@@ -35,12 +34,27 @@ pub(super) struct Start {
     pub show_lines: bool,
 }
 
+impl Start {
+    /// Starts a server that takes samples, which are as large as the model makes them.
+    pub fn for_data() -> Self {
+        Self {
+            runner: RunnerChoice::Auto,
+            environment: BTreeMap::from([("IMGSERVE_MAX_BODY_BYTES".to_owned(), (2_u64 << 30).to_string())]),
+            port: None,
+            cpus: None,
+            memory: None,
+            wait: 120,
+            show_lines: false,
+        }
+    }
+}
+
 /// A server that is ready. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Serving {
     pub container: Box<dyn RunningContainer>,
-    /// Digest of the image's manifest.
-    pub digest: Digest,
+    /// The image's manifest.
+    pub manifest: Descriptor,
     pub config: ImageConfig,
     /// What started it.
     pub runner: String,
@@ -55,12 +69,22 @@ impl Serving {
     /// Starts an image and waits until its server is ready.
     pub fn start(context: &Context, args: &ImageArgs, start: &Start) -> Result<Self, Failure> {
         let (transport, image) = images::open(context, &args.image, args.platform, &args.registry)?;
-        let config: ImageConfig =
-            serde_json::from_slice(&image.config).map_err(|error| Failure::new(error, exit_code::UNUSABLE_INPUT))?;
         let in_daemon = match &transport {
             Transport::DockerDaemon { name } => Some(name.to_string()),
             _ => None,
         };
+        Self::of_image(context, &image, in_daemon, &args.image, start)
+    }
+
+    /// Starts an image that was opened; `in_daemon` is its name in Docker where it is there, `place` what errors call it.
+    pub fn of_image(
+        context: &Context,
+        image: &Image,
+        in_daemon: Option<String>,
+        place: &str,
+        start: &Start,
+    ) -> Result<Self, Failure> {
+        let config = images::config_of(image)?;
         let use_docker = match start.runner {
             RunnerChoice::Docker => true,
             RunnerChoice::Embedded => false,
@@ -69,8 +93,8 @@ impl Serving {
         let root = context.store()?.scratch_folder()?;
         let (runner, mut spec): (Box<dyn Runner>, ContainerSpec) = if use_docker {
             let name = in_daemon.ok_or_else(|| {
-                Failure::new(format!("Docker runs images that are in it, and `{}` is not", args.image), exit_code::UNUSABLE_INPUT)
-                    .with_hint(format!("`imgbuild push {} docker-daemon:NAME:TAG` puts it there", args.image))
+                Failure::new(format!("Docker runs images that are in it, and `{place}` is not"), exit_code::UNUSABLE_INPUT)
+                    .with_hint(format!("`imgbuild push {place} docker-daemon:NAME:TAG` puts it there"))
             })?;
             (Box::new(Docker::find()?), ContainerSpec::named(name, config.clone()))
         } else {
@@ -98,7 +122,7 @@ impl Serving {
         wait_until_ready(container.as_mut(), READY, Duration::from_secs(start.wait))?;
         Ok(Self {
             container,
-            digest: image.descriptor().digest,
+            manifest: image.descriptor(),
             config,
             runner: runner.name(),
             ready: started.elapsed(),

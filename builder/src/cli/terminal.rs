@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Progress, Unit};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,12 +44,12 @@ pub fn progress(verbosity: Verbosity) -> Progress {
         };
         let mut running = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
-            Event::Started { task, name, total } if verbosity.bars => {
-                running.insert(task, bars.add(bar(name, total)));
+            Event::Started { task, name, total, unit } if verbosity.bars => {
+                running.insert(task, bars.add(bar(name, total, unit)));
             }
-            Event::Advanced { task, bytes } => {
+            Event::Advanced { task, amount } => {
                 if let Some(bar) = running.get(&task) {
-                    bar.inc(bytes);
+                    bar.inc(amount);
                 }
             }
             Event::Finished { task } => {
@@ -64,10 +64,14 @@ pub fn progress(verbosity: Verbosity) -> Progress {
     })
 }
 
-fn bar(name: String, total: Option<u64>) -> ProgressBar {
-    let template = match total {
-        Some(_) => "{msg:<36} {bar:24} {decimal_bytes:>10} of {decimal_total_bytes:<10} {decimal_bytes_per_sec:>12} {eta:>4}",
-        None => "{msg:<36} {spinner} {decimal_bytes:>10}",
+fn bar(name: String, total: Option<u64>, unit: Unit) -> ProgressBar {
+    let template = match (total, unit) {
+        (Some(_), Unit::Bytes) => {
+            "{msg:<36} {bar:24} {decimal_bytes:>10} of {decimal_total_bytes:<10} {decimal_bytes_per_sec:>12} {eta:>4}"
+        }
+        (None, Unit::Bytes) => "{msg:<36} {spinner} {decimal_bytes:>10}",
+        (Some(_), Unit::Things) => "{msg:<36} {bar:24} {human_pos:>10} of {human_len:<10} {per_sec:>12} {eta:>4}",
+        (None, Unit::Things) => "{msg:<36} {spinner} {human_pos:>10} {per_sec:>12}",
     };
     let bar = ProgressBar::no_length();
     if let Some(total) = total {

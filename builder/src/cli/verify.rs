@@ -1,6 +1,5 @@
 //! `imgbuild verify` and `imgbuild record`: the promotion gate, on the image that ships.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -9,14 +8,15 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::args::{ImageArgs, RunnerChoice};
 use super::failure::Failure;
 use super::serve::{Serving, Start};
-use super::{Context, print, print_json};
+use super::{Context, attach, print, print_json};
 use crate::exit_code;
 use crate::inference::Client;
 use crate::platform::Platform;
+use crate::transport::Transport;
 use crate::verify::report::{DataIdentity, SCHEMA, VERSION};
 use crate::verify::{
-    Names, Policy, TestSet, VerificationReport, VerifyError, VerifyOptions, record as record_all, render_markdown, render_text,
-    verify as verify_all, write_protos,
+    Names, Policy, TestSet, VerificationReport, VerifyError, VerifyOptions, record as record_all, render_html, render_markdown,
+    render_text, verify as verify_all, write_protos,
 };
 
 /// How a verification is shown.
@@ -28,6 +28,8 @@ pub enum Format {
     Json,
     /// A comment for a pull request
     Markdown,
+    /// One page with plots that needs no network
+    Html,
 }
 
 /// How test data is sent, as `verify` and `record` share it.
@@ -63,6 +65,10 @@ pub struct DataArgs {
       compares two images on the same inputs
   imgbuild verify oci:onnx.oci --reference oci:savedmodel.oci --data inputs.npz --rename note=StatefulPartitionedCall:1
       says what the reference's output `note` is called in the image
+  imgbuild verify docker://localhost:5000/acme/magika:1 --data test_data --attach
+      attaches the result to the image's digest, where `imgbuild push --require verified` looks for it
+  imgbuild verify oci:model.oci --data test_data --format html -o verification.html
+      writes a page with the errors' histogram and what came over what was expected
 
 Exit code 7 where an output differs more than the policy allows.")]
 pub struct VerifyArgs {
@@ -88,9 +94,17 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
 
+    /// Attach the report to the image, where `imgbuild push --require verified` looks for it; the image lies in a registry or a layout
+    #[arg(long)]
+    pub attach: bool,
+
     /// How it is shown
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
+
+    /// Write what is shown here instead of to stdout
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
 }
 
 /// `imgbuild record`
@@ -116,16 +130,7 @@ pub struct RecordArgs {
 
 /// Starts an image and gives it with a client for its model.
 fn serve(context: &Context, image: &ImageArgs, data: &DataArgs) -> Result<(Serving, Client), Failure> {
-    let start = Start {
-        runner: data.runner,
-        // A sample is as large as the model makes it.
-        environment: BTreeMap::from([("IMGSERVE_MAX_BODY_BYTES".to_owned(), (2_u64 << 30).to_string())]),
-        port: None,
-        cpus: None,
-        memory: None,
-        wait: data.wait,
-        show_lines: false,
-    };
+    let start = Start { runner: data.runner, wait: data.wait, ..Start::for_data() };
     let serving = Serving::start(context, image, &start)?;
     let model = super::images::required_composition(&serving.config, &image.image)?.model;
     let client = Client::new(serving.address(), &model);
@@ -136,7 +141,7 @@ fn options(data: &DataArgs) -> VerifyOptions {
     VerifyOptions { batch: data.batch, clients: data.clients }
 }
 
-fn names(renamed: &[String]) -> Result<Names, Failure> {
+pub(super) fn names(renamed: &[String]) -> Result<Names, Failure> {
     let pair = |text: &String| {
         let (set, image) = text.split_once('=').filter(|(set, image)| !set.is_empty() && !image.is_empty())?;
         Some((set.to_owned(), image.to_owned()))
@@ -154,6 +159,10 @@ pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<u8, Failure
         None => Policy::default(),
         Some(path) => Policy::load(path)?,
     };
+    let place = Transport::guess_for_reading(&args.image.image)?;
+    if args.attach {
+        place.check_referrers()?;
+    }
     let set = TestSet::open(&args.data.data)?;
     let (serving, client) = serve(context, &args.image, &args.data)?;
     let reference = match &args.reference {
@@ -178,9 +187,9 @@ pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<u8, Failure
         version: VERSION,
         imgbuild: env!("CARGO_PKG_VERSION").to_owned(),
         passed: findings.outputs.iter().all(|output| output.passed),
-        image: serving.digest,
+        image: serving.manifest.digest,
         model: client.model().map_err(VerifyError::from)?.name,
-        reference: reference.as_ref().map(|(serving, _)| serving.digest),
+        reference: reference.as_ref().map(|(serving, _)| serving.manifest.digest),
         data: DataIdentity { name: base_name(&args.data.data), digest: set.digest, samples: findings.samples },
         runner: serving.runner.clone(),
         policy_digest: policy.digest(),
@@ -191,10 +200,21 @@ pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<u8, Failure
         crate::files::write_atomically(path, report.to_json().as_bytes())
             .map_err(|source| VerifyError::Write { path: path.clone(), source })?;
     }
-    match args.format {
-        Format::Text => print(&render_text(&report)),
-        Format::Json => print(&report.to_json()),
-        Format::Markdown => print(&render_markdown(&report)),
+    let shown = match args.format {
+        Format::Text => render_text(&report),
+        Format::Json => report.to_json(),
+        Format::Markdown => render_markdown(&report),
+        Format::Html => render_html(&report),
+    };
+    match &args.output {
+        None => print(&shown),
+        Some(path) => crate::files::write_atomically(path, shown.as_bytes())
+            .map_err(|source| VerifyError::Write { path: path.clone(), source })?,
+    }
+    if args.attach {
+        let artifact = report.document().artifact().attached_to(&serving.manifest);
+        attach::put(context, &place, &artifact, &args.image.registry)?;
+        context.progress.note(format!("attached {} to {}", artifact.descriptor().digest, report.image));
     }
     if report.passed {
         return Ok(exit_code::SUCCESS);
@@ -225,13 +245,13 @@ pub(super) fn record(context: &Context, args: &RecordArgs) -> Result<u8, Failure
     std::fs::rename(scratch.path(), &args.output).map_err(write)?;
     let _ = scratch.keep();
     if args.json {
-        print_json(&serde_json::json!({ "image": serving.digest, "output": args.output, "samples": samples }));
+        print_json(&serde_json::json!({ "image": serving.manifest.digest, "output": args.output, "samples": samples }));
     } else {
         print(&format!("wrote {samples} samples to {}\n", args.output.display()));
     }
     Ok(exit_code::SUCCESS)
 }
 
-fn base_name(path: &Path) -> String {
+pub(super) fn base_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::error::ColdStartError;
 use super::predict::{LINKS, Measured, predict};
@@ -12,6 +12,7 @@ use super::serve::Served;
 use super::start::{READY, Started, start};
 use super::steady::{self, Load};
 use super::{files, machine};
+use crate::digest::Digest;
 use crate::image::{Image, ImageConfig};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -76,67 +77,54 @@ pub struct Request<'a> {
 /// # Errors
 /// Where the image cannot be pulled, started or asked.
 pub fn measure(request: &Request<'_>, progress: &Progress) -> Result<ColdStartReport, ColdStartError> {
-    let config: ImageConfig =
-        serde_json::from_slice(&request.image.config).map_err(|source| ColdStartError::Config { source })?;
-    let labels = config.config.labels.as_ref();
-    let composition = labels
-        .and_then(|labels| Composition::parse(labels.get(LABEL)?).ok())
-        .ok_or(ColdStartError::Unlabelled { label: LABEL })?;
-    let served = match &request.origin {
-        Origin::Served => Some(Served::start(request.image.clone()).map_err(|source| ColdStartError::Serve { source })?),
-        Origin::Registry(_) | Origin::Engine(_) => None,
-    };
-    let place = match &request.origin {
-        Origin::Registry(reference) => Place::Registry(reference.clone()),
-        Origin::Engine(name) => Place::Engine(name.clone()),
-        Origin::Served => Place::Registry(served.as_ref().expect("served just above").reference().clone()),
-    };
-    let site = Site {
-        starter: &request.starter,
-        store: request.store,
-        settings: &request.settings,
-        platform: request.platform,
-        place,
-        digest: request.image.descriptor().digest,
-        config: config.clone(),
-        progress,
-    };
-    let mut session = Session { request, site, progress, samples: Samples::default() };
-    let (question, unshaped) = session.rehearse(&composition.model)?;
-    for run in 1..=request.runs {
-        session.run(run, &question)?;
+    let reports = measure_together(std::slice::from_ref(request), progress)?;
+    Ok(reports.into_iter().next().expect("a report for the one request"))
+}
+
+/// Measures several images in one session, a run of each in turn, so that whatever else the machine does meets all of them alike.
+/// Gives their reports in the order of the requests.
+///
+/// # Errors
+/// Where an image cannot be pulled, started or asked.
+pub fn measure_together(requests: &[Request<'_>], progress: &Progress) -> Result<Vec<ColdStartReport>, ColdStartError> {
+    let served = requests.iter().map(serve).collect::<Result<Vec<_>, _>>()?;
+    let sessions = requests.iter().zip(&served).map(|(request, served)| Session::new(request, served.as_ref(), progress));
+    let mut sessions = sessions.collect::<Result<Vec<_>, _>>()?;
+    let rehearsed = sessions.iter().map(Session::rehearse).collect::<Result<Vec<_>, _>>()?;
+    for run in 1..=requests.iter().map(|request| request.runs).max().unwrap_or(0) {
+        let mut turns: Vec<_> = sessions.iter_mut().zip(&rehearsed).collect();
+        // Who is first has the machine as the others left it: that changes too.
+        if run % 2 == 0 {
+            turns.reverse();
+        }
+        for (session, (question, _)) in turns {
+            session.run(run, question)?;
+        }
     }
-    let (steady, peak_memory) = session.under_load(&question)?;
-    let Session { site, samples, .. } = session;
-    let predictions = samples.predict(request, unshaped);
-    Ok(ColdStartReport {
-        schema: SCHEMA.to_owned(),
-        version: VERSION,
-        imgbuild: env!("CARGO_PKG_VERSION").to_owned(),
-        image: ImageIdentity {
-            digest: request.image.descriptor().digest,
-            config: request.image.parsed.config.digest,
-            platform: format!("{}/{}", config.os, config.architecture),
-        },
-        model: composition.model,
-        stack: Some(composition.stack),
-        source: if matches!(request.origin, Origin::Registry(_)) { Source::Registry } else { Source::Local },
-        runner: match site.starter {
-            Starter::Embedded(_) => site.runner().name(),
-            Starter::Engine(docker) => docker.version()?,
-        },
-        link: request.link,
-        machine: machine::describe(request.store.root()),
-        steady,
-        peak_memory,
-        predictions,
-        columns: samples.columns(),
-        touched: samples.touched,
-    })
+    let name = session_name(requests);
+    let reports = sessions.into_iter().zip(rehearsed);
+    reports.map(|(session, (question, unshaped))| session.report(&question, unshaped, name.clone())).collect()
+}
+
+fn serve(request: &Request<'_>) -> Result<Option<Served>, ColdStartError> {
+    match &request.origin {
+        Origin::Served => Served::start(request.image.clone()).map(Some).map_err(|source| ColdStartError::Serve { source }),
+        Origin::Registry(_) | Origin::Engine(_) => Ok(None),
+    }
+}
+
+/// A name that no other session has: of what was measured, when, and by which process.
+fn session_name(requests: &[Request<'_>]) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let images: Vec<String> = requests.iter().map(|request| request.image.descriptor().digest.to_string()).collect();
+    let whole = Digest::of(format!("{now} {} {}", std::process::id(), images.join(" ")).as_bytes());
+    whole.hex()[..16].to_owned()
 }
 
 struct Session<'a> {
     request: &'a Request<'a>,
+    config: ImageConfig,
+    composition: Composition,
     site: Site<'a>,
     progress: &'a Progress,
     samples: Samples,
@@ -170,13 +158,75 @@ impl Starts {
     }
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(request: &'a Request<'a>, served: Option<&Served>, progress: &'a Progress) -> Result<Self, ColdStartError> {
+        let config: ImageConfig =
+            serde_json::from_slice(&request.image.config).map_err(|source| ColdStartError::Config { source })?;
+        let labels = config.config.labels.as_ref();
+        let composition = labels
+            .and_then(|labels| Composition::parse(labels.get(LABEL)?).ok())
+            .ok_or(ColdStartError::Unlabelled { label: LABEL })?;
+        let place = match (&request.origin, served) {
+            (_, Some(served)) => Place::Registry(served.reference().clone()),
+            (Origin::Registry(reference), None) => Place::Registry(reference.clone()),
+            (Origin::Engine(name), None) => Place::Engine(name.clone()),
+            (Origin::Served, None) => unreachable!("local images are served before their session begins"),
+        };
+        let site = Site {
+            starter: &request.starter,
+            store: request.store,
+            settings: &request.settings,
+            platform: request.platform,
+            place,
+            digest: request.image.descriptor().digest,
+            config: config.clone(),
+            progress,
+        };
+        Ok(Self { request, config, composition, site, progress, samples: Samples::default() })
+    }
+
+    /// Puts the image under load, and gathers everything.
+    fn report(
+        self,
+        question: &Question,
+        unshaped: Option<PullTimes>,
+        session: String,
+    ) -> Result<ColdStartReport, ColdStartError> {
+        let (steady, peak_memory) = self.under_load(question)?;
+        let Session { request, config, composition, site, samples, .. } = self;
+        Ok(ColdStartReport {
+            schema: SCHEMA.to_owned(),
+            version: VERSION,
+            imgbuild: env!("CARGO_PKG_VERSION").to_owned(),
+            image: ImageIdentity {
+                digest: request.image.descriptor().digest,
+                config: request.image.parsed.config.digest,
+                platform: format!("{}/{}", config.os, config.architecture),
+            },
+            model: composition.model,
+            stack: Some(composition.stack),
+            source: if matches!(request.origin, Origin::Registry(_)) { Source::Registry } else { Source::Local },
+            runner: match site.starter {
+                Starter::Embedded(_) => site.runner().name(),
+                Starter::Engine(docker) => docker.version()?,
+            },
+            link: request.link,
+            machine: machine::describe(request.store.root()),
+            session: Some(session),
+            steady,
+            peak_memory,
+            predictions: samples.predict(request, unshaped),
+            columns: samples.columns(),
+            touched: samples.touched,
+        })
+    }
+
     fn check(&self) -> Result<(), ColdStartError> {
         if self.request.interrupted.load(Ordering::Relaxed) { Err(ColdStartError::Interrupted) } else { Ok(()) }
     }
 
     /// Pulls and starts the image once to learn what to ask it, and what a pull takes over the link as it is.
-    fn rehearse(&self, model: &str) -> Result<(Question, Option<PullTimes>), ColdStartError> {
+    fn rehearse(&self) -> Result<(Question, Option<PullTimes>), ColdStartError> {
         self.progress.note("rehearsal: pull, start, ask");
         let installed = self.site.install(None)?;
         let mut container = self.site.runner().start(&installed.spec)?;
@@ -184,7 +234,7 @@ impl Session<'_> {
             self.progress.warn(warning.clone());
         }
         wait_until_ready(container.as_mut(), READY, self.request.patience)?;
-        let question = Question::for_model(container.address(), model, self.request.data.as_deref())?;
+        let question = Question::for_model(container.address(), &self.composition.model, self.request.data.as_deref())?;
         question.client(container.address()).time(&question.request)?;
         container.stop(DRAIN)?;
         Ok((question, installed.times))

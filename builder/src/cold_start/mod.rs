@@ -17,6 +17,6 @@ mod start;
 mod steady;
 
 pub use error::ColdStartError;
-pub use measure::{Origin, Request, measure};
+pub use measure::{Origin, Request, measure, measure_together};
 pub use pull::Starter;
 pub use steady::Load;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::arithmetic::{growth, stem};
-use super::noise::{self, Verdict};
+use super::noise::{self, Sessions, Verdict};
 use super::subject::{Amount, Part, Sizes};
 use crate::report::cold_start::{ColdStartReport, Column, PageCache, Phase, Spread};
 
@@ -233,13 +233,14 @@ impl ColdStartDifference {
     /// Compares two sides; see [`noise::judge`].
     #[must_use]
     pub fn of(base: &ColdStartReport, head: &ColdStartReport, strictness: f64, floor: f64) -> Self {
+        let sessions = Sessions::of(base, head);
         let judged = |name: &str, base: Option<&Spread>, head: Option<&Spread>| PhaseDifference {
             phase: name.to_owned(),
             base_ms: base.map(|spread| spread.median),
             head_ms: head.map(|spread| spread.median),
-            noise_ms: base.zip(head).and_then(|(base, head)| noise::bound(base, head, strictness)),
+            noise_ms: base.zip(head).and_then(|(base, head)| noise::bound(base, head, sessions, strictness)),
             verdict: match (base, head) {
-                (Some(base), Some(head)) => noise::judge(base, head, strictness, floor),
+                (Some(base), Some(head)) => noise::judge(base, head, sessions, strictness, floor),
                 (None, _) => Verdict::Came,
                 (_, None) => Verdict::Gone,
             },
@@ -255,7 +256,7 @@ impl ColdStartDifference {
                 .filter(|(_, base, head)| base.is_some() || head.is_some())
                 .map(|(phase, base, head)| judged(phase.as_str(), base.as_ref(), head.as_ref()))
                 .collect();
-            let sum = sum_of(base, head, &phases, floor);
+            let sum = sum_of(base, head, &phases, sessions, floor);
             phases.push(judged("start_to_first_answer", Some(&base.start_to_first_answer), Some(&head.start_to_first_answer)));
             phases.push(sum);
             Some(ColumnDifference { cache: base.cache, phases })
@@ -264,11 +265,14 @@ impl ColdStartDifference {
     }
 }
 
-/// The sum of the phases; their noises, which are independent, add by their squares.
-fn sum_of(base: &Column, head: &Column, phases: &[PhaseDifference], floor: f64) -> PhaseDifference {
+/// The sum of the phases. Their noises add by their squares, being independent; those of sessions apart, which all phases share, as they are.
+fn sum_of(base: &Column, head: &Column, phases: &[PhaseDifference], sessions: Sessions, floor: f64) -> PhaseDifference {
     let (before, after) = (total(base), total(head));
     let noises: Option<Vec<f64>> = phases.iter().map(|phase| phase.noise_ms).collect();
-    let noise = noises.map(|noises| noises.iter().map(|noise| noise * noise).sum::<f64>().sqrt());
+    let noise = noises.map(|noises| match sessions {
+        Sessions::Same => noises.iter().map(|noise| noise * noise).sum::<f64>().sqrt(),
+        Sessions::Apart => noises.iter().sum(),
+    });
     let verdict = match noise {
         None => Verdict::TooFewSamples,
         Some(noise) if (after - before).abs() <= noise.max(floor) => Verdict::Same,

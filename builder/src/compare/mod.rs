@@ -13,6 +13,7 @@ mod subject;
 pub use difference::{Change, ColdStartDifference, ColumnDifference, PartDifference, PhaseDifference, SizeDifference};
 pub use history::{History, Point};
 pub use limits::{Excess, Growth, Limits, SIZE_FLOOR};
+use noise::Sessions;
 pub use noise::{DEFAULT_STRICTNESS, FEWEST_SAMPLES, Verdict};
 pub use subject::{Amount, AnyReport, Argument, Part, Sizes, Subject, reports_of_folder};
 
@@ -220,6 +221,7 @@ pub fn compare(base: &Subject, heads: &[Subject], options: &Options) -> Result<C
         let comparison = hold_against(base, head, options)?;
         check_compared(&comparison, &options.limits)?;
         notes.extend(undecided(&comparison, &options.limits));
+        notes.extend(apart(base, head));
         over.extend(options.limits.check_growth(&comparison));
         comparisons.push(comparison);
         notes.extend(head.unknown.iter().cloned());
@@ -311,6 +313,18 @@ fn undecided(comparison: &Comparison, limits: &Limits) -> Option<String> {
         format!(
             "`{}`: some phases have fewer than {FEWEST_SAMPLES} samples, too few to hold them against a limit",
             comparison.head
+        )
+    })
+}
+
+/// What two sessions say less about than one.
+fn apart(base: &Subject, head: &Subject) -> Option<String> {
+    let (base_times, head_times) = base.cold_start.as_ref().zip(head.cold_start.as_ref())?;
+    (Sessions::of(base_times, head_times) == Sessions::Apart).then(|| {
+        format!(
+            "`{}` and `{}` were measured in two sessions, so only a large difference of times counts: `imgbuild coldstart HEAD --against \
+             BASE` measures both in turn",
+            base.name, head.name
         )
     })
 }

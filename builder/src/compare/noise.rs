@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::report::cold_start::Spread;
+use crate::report::cold_start::{ColdStartReport, Spread};
 
 /// Standard errors that a difference must exceed where there are many samples.
 pub const DEFAULT_STRICTNESS: f64 = 4.0;
@@ -38,9 +38,29 @@ pub enum Verdict {
     TooFewSamples,
 }
 
+/// How much one session's medians differ from another's on the same machine, as a part of the median, where nothing but the moment differs.
+const SESSION_DEVIATION: f64 = 0.1;
+
+/// Whether two sides were measured in turn, or each for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sessions {
+    /// In one session: what the machine did meanwhile met both.
+    Same,
+    /// In two: each has its own moment's speed.
+    Apart,
+}
+
+impl Sessions {
+    /// Whether two reports are of one session.
+    #[must_use]
+    pub fn of(base: &ColdStartReport, head: &ColdStartReport) -> Self {
+        if base.session.is_some() && base.session == head.session { Self::Same } else { Self::Apart }
+    }
+}
+
 /// How large the noise of the difference of two medians is, in the unit of the samples; `None` with too few samples.
 #[must_use]
-pub fn bound(base: &Spread, head: &Spread, strictness: f64) -> Option<f64> {
+pub fn bound(base: &Spread, head: &Spread, sessions: Sessions, strictness: f64) -> Option<f64> {
     let fewest = base.samples.len().min(head.samples.len());
     if fewest < FEWEST_SAMPLES {
         return None;
@@ -49,14 +69,18 @@ pub fn bound(base: &Spread, head: &Spread, strictness: f64) -> Option<f64> {
     let widening = 1.0 + WIDENING / count(fewest - 1);
     let (slower, faster) = (overlap(base, head), overlap(head, base));
     let quartiles = if head.median >= base.median { slower } else { faster };
-    Some((strictness * widening * error).max(quartiles))
+    let within = (strictness * widening * error).max(quartiles);
+    Some(match sessions {
+        Sessions::Same => within,
+        Sessions::Apart => within.hypot(strictness * SESSION_DEVIATION * base.median.hypot(head.median)),
+    })
 }
 
 /// Judges a difference: beyond the noise and beyond `floor`, or the same.
 #[must_use]
-pub fn judge(base: &Spread, head: &Spread, strictness: f64, floor: f64) -> Verdict {
+pub fn judge(base: &Spread, head: &Spread, sessions: Sessions, strictness: f64, floor: f64) -> Verdict {
     let difference = head.median - base.median;
-    match bound(base, head, strictness) {
+    match bound(base, head, sessions, strictness) {
         None => Verdict::TooFewSamples,
         Some(noise) if difference.abs() <= noise.max(floor) => Verdict::Same,
         Some(_) if difference > 0.0 => Verdict::Slower,
@@ -122,9 +146,9 @@ mod tests {
             let mut missed = 0;
             for round in 0..2000 {
                 let base = noise.spread(200.0, samples);
-                let same = judge(&base, &noise.spread(200.0, samples), DEFAULT_STRICTNESS, 5.0);
+                let same = judge(&base, &noise.spread(200.0, samples), Sessions::Same, DEFAULT_STRICTNESS, 5.0);
                 assert_eq!(same, Verdict::Same, "round {round} of {samples} samples");
-                if judge(&base, &noise.spread(260.0, samples), DEFAULT_STRICTNESS, 5.0) != Verdict::Slower {
+                if judge(&base, &noise.spread(260.0, samples), Sessions::Same, DEFAULT_STRICTNESS, 5.0) != Verdict::Slower {
                     missed += 1;
                 }
             }
@@ -139,11 +163,32 @@ mod tests {
     }
 
     #[test]
+    fn between_sessions_only_a_large_difference_counts() {
+        let mut noise = Noise(24_112_026);
+        let mut missed = 0;
+        for round in 0..2000 {
+            // The same image at two moments: 20 sessions on one quiet machine had speeds of 0.79 to 1.2 of their median.
+            let (one, other) = (0.8 + 0.4 * noise.uniform(), 0.8 + 0.4 * noise.uniform());
+            let (base, head) = (noise.spread(200.0 * one, 10), noise.spread(200.0 * other, 10));
+            let same = judge(&base, &head, Sessions::Apart, DEFAULT_STRICTNESS, 5.0);
+            assert_eq!(same, Verdict::Same, "round {round}: {one} {other}");
+            let slow = noise.spread(500.0, 10);
+            missed +=
+                usize::from(judge(&noise.spread(200.0, 10), &slow, Sessions::Apart, DEFAULT_STRICTNESS, 5.0) != Verdict::Slower);
+        }
+        assert!(missed <= 150, "{missed} of 2000 missed");
+    }
+
+    #[test]
     fn small_and_few_prove_nothing() {
         let exact = |value: f64, samples: usize| Spread::of(vec![value; samples]).expect("samples");
-        assert_eq!(judge(&exact(2.0, 9), &exact(4.0, 9), DEFAULT_STRICTNESS, 5.0), Verdict::Same, "2 ms more are nothing");
-        assert_eq!(judge(&exact(200.0, 2), &exact(900.0, 9), DEFAULT_STRICTNESS, 5.0), Verdict::TooFewSamples);
-        assert_eq!(judge(&exact(200.0, 3), &exact(100.0, 3), DEFAULT_STRICTNESS, 5.0), Verdict::Faster);
+        assert_eq!(
+            judge(&exact(2.0, 9), &exact(4.0, 9), Sessions::Same, DEFAULT_STRICTNESS, 5.0),
+            Verdict::Same,
+            "2 ms more are nothing"
+        );
+        assert_eq!(judge(&exact(200.0, 2), &exact(900.0, 9), Sessions::Same, DEFAULT_STRICTNESS, 5.0), Verdict::TooFewSamples);
+        assert_eq!(judge(&exact(200.0, 3), &exact(100.0, 3), Sessions::Same, DEFAULT_STRICTNESS, 5.0), Verdict::Faster);
         assert!((quantile(&[4.0, 1.0, 2.0, 3.0], 0.25) - 1.75).abs() < 1e-12);
         assert!((quantile(&[7.0], 0.75) - 7.0).abs() < 1e-12);
     }

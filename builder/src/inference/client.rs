@@ -18,6 +18,8 @@ const LARGEST_ANSWER: u64 = 4 << 30;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The most bytes of zeros that are made for one input.
 const MOST_ZEROS: u64 = 64 << 20;
+/// Connections that are kept between requests, for as many threads at a time.
+const CONNECTIONS: usize = 256;
 /// What is shown of an answer that is an error.
 const SHOWN: usize = 300;
 
@@ -104,7 +106,12 @@ impl Client {
     /// A client for the model that a server serves under a name.
     #[must_use]
     pub fn new(address: SocketAddr, model: &str) -> Self {
-        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).proxy(None);
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE))
+            .max_idle_connections(CONNECTIONS)
+            .max_idle_connections_per_host(CONNECTIONS)
+            .proxy(None);
         Self { agent: config.build().into(), address, model: model.to_owned(), path: model_path(model) }
     }
 

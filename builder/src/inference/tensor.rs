@@ -213,21 +213,47 @@ impl Tensor {
             Some(width) => {
                 let Some(data) = self.data.get(index * width..(index + 1) * width) else { return String::new() };
                 let one = Self { name: String::new(), datatype: self.datatype, shape: Vec::new(), data: data.to_vec() };
+                let value = one.floats().first().copied().unwrap_or_default();
                 match (self.datatype, data.try_into()) {
                     (Datatype::Int64, Ok(bytes)) => i64::from_le_bytes(bytes).to_string(),
                     (Datatype::Uint64, Ok(bytes)) => u64::from_le_bytes(bytes).to_string(),
-                    // As a 64-bit float it would get digits that it does not have.
+                    // As 64-bit floats they would get digits that they do not have.
                     (Datatype::Fp32, _) => data.try_into().map(f32::from_le_bytes).unwrap_or_default().to_string(),
-                    _ => one.floats().first().map_or_else(String::new, ToString::to_string),
+                    (Datatype::Fp16, _) => shortest(value, |other| f16::from_f64(other) == f16::from_f64(value)),
+                    (Datatype::Bf16, _) => shortest(value, |other| bf16::from_f64(other) == bf16::from_f64(value)),
+                    _ => value.to_string(),
                 }
             }
         }
     }
 }
 
+/// The decimal number with the fewest digits that a datatype rounds to the same value.
+fn shortest(value: f64, is_same: impl Fn(f64) -> bool) -> String {
+    // Five digits tell all finite values with 16 bits apart.
+    let rounded = (0..5).filter_map(|digits| format!("{value:.digits$e}").parse().ok()).find(|other| is_same(*other));
+    rounded.unwrap_or(value).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn elements_are_shown_with_the_digits_that_they_have() {
+        let shown = |datatype, data: &[u8]| Tensor::new("x", datatype, vec![1], data.to_vec()).expect("a tensor").element(0);
+        assert_eq!(shown(Datatype::Fp32, &0.1_f32.to_le_bytes()), "0.1");
+        assert_eq!(shown(Datatype::Fp16, &f16::from_f64(0.1).to_le_bytes()), "0.1");
+        assert_eq!(shown(Datatype::Bf16, &bf16::from_f64(0.1).to_le_bytes()), "0.1");
+        assert_eq!(shown(Datatype::Fp16, &f16::NEG_INFINITY.to_le_bytes()), "-inf");
+        assert_eq!(shown(Datatype::Bf16, &bf16::NAN.to_le_bytes()), "NaN");
+        for bits in 0..=u16::MAX {
+            let (half, brain) = (f16::from_bits(bits), bf16::from_bits(bits));
+            let read = |text: String| text.parse::<f64>().expect("a number");
+            assert!(half.is_nan() || f16::from_f64(read(shown(Datatype::Fp16, &half.to_le_bytes()))) == half, "{half}");
+            assert!(brain.is_nan() || bf16::from_f64(read(shown(Datatype::Bf16, &brain.to_le_bytes()))) == brain, "{brain}");
+        }
+    }
 
     #[test]
     fn bytes_must_fit_the_shape() {

@@ -45,6 +45,9 @@ pub struct ColdStartReport {
     pub link: Option<Link>,
     /// On what it was measured.
     pub machine: Machine,
+    /// The name of the session, in which other images may have been measured in turn; not known of reports of earlier builders.
+    #[serde(default)]
+    pub session: Option<String>,
     /// The starts with the file cache cold and warm: one column each, cold first.
     pub columns: Vec<Column>,
     /// Latency and throughput once it runs, by number of clients.

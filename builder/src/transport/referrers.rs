@@ -1,4 +1,4 @@
-//! What is attached to an image in an OCI layout: manifests in `index.json` whose `subject` is the image's.
+//! What is attached to an image in an OCI layout or an archive of one: manifests in `index.json` whose `subject` is the image's.
 
 use std::path::Path;
 
@@ -24,12 +24,15 @@ impl Transport {
         layout::put(folder, &Selector::Only, &Content::Image(artifact.clone()), request)
     }
 
-    /// Lists what is attached to an image in the layout that this is.
+    /// Lists what is attached to an image in the layout or archive of one that this is; a compressed archive is unpacked into `scratch`.
     ///
     /// # Errors
-    /// [`TransportError::NoReferrers`] where this is no layout; where it is damaged.
-    pub fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, TransportError> {
-        let files = Files::folder(self.layout_folder()?)?;
+    /// [`TransportError::NoReferrers`] where this is neither; where it is damaged.
+    pub fn referrers(&self, subject: &Digest, scratch: &Path) -> Result<Vec<Descriptor>, TransportError> {
+        let files = match self {
+            Self::OciArchive { file, .. } => Files::archive(file, scratch)?,
+            _ => Files::folder(self.layout_folder()?)?,
+        };
         check_version(&files)?;
         let index = read_index(&files)?;
         let mut found: Vec<Descriptor> = Vec::new();

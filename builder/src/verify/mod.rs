@@ -4,6 +4,7 @@
 //! [`policy`] decides, [`diagnosis`] says in words what kind of difference it is, [`report`] is what remains: the [`VerificationReport`].
 //! Samples stream through: memory does not grow with their number, and sums do not depend on which answer came first.
 
+mod attached;
 pub mod data;
 mod diagnosis;
 mod error;
@@ -16,12 +17,13 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use attached::Requirement;
 pub use data::{Sample, TestSet, read_npy, write_protos};
 pub use error::VerifyError;
 pub use names::Names;
 pub use policy::Policy;
-pub use render::{render_markdown, render_text};
-pub use report::{OutputReport, VerificationReport};
+pub use render::{render_html, render_markdown, render_text};
+pub use report::{MEDIA_TYPE, OutputReport, VerificationReport};
 
 use std::collections::BTreeMap;
 
@@ -110,6 +112,24 @@ pub fn verify(
         return Err(VerifyError::Empty { path: set.path().to_owned() });
     }
     Ok(Findings { samples, outputs: finish(outputs, policy) })
+}
+
+/// The first sample of a test set that is in the reference's names, in those of the candidate.
+///
+/// # Errors
+/// Where a file cannot be read, there is no sample, or names do not fit.
+pub fn first_sample(
+    set: &TestSet,
+    reference: &Client,
+    candidate: &Client,
+    names: &Names,
+    options: &VerifyOptions,
+) -> Result<Sample, VerifyError> {
+    let set_model = reference.model()?;
+    let names = names.resolve(&set_model, &candidate.model()?)?;
+    let first = set.samples(&set_model, options.batch)?.next();
+    let sample = first.ok_or_else(|| VerifyError::Empty { path: set.path().to_owned() })??;
+    Ok(names.sample_for_candidate(&sample))
 }
 
 /// Sends a sample; a refusal names it.

@@ -146,6 +146,11 @@ impl Limits {
         checks
     }
 
+    /// The limits that are given, held against nothing.
+    pub(super) fn given(&self) -> Vec<Check> {
+        self.checks(&Metrics::default())
+    }
+
     /// True where the largest relative error is the only limit on how far numbers may be off.
     fn rests_on_relative_error(&self) -> bool {
         let others = [

@@ -1,8 +1,8 @@
 //! Samples on their way: read by one thread, asked by several, received in order by the caller.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use super::VerifyOptions;
 use super::data::{Sample, TestSet};
@@ -45,20 +45,21 @@ impl Stream<'_> {
     ) -> Result<(), VerifyError> {
         let samples = self.set.samples(self.model, self.options.batch)?;
         let total = self.set.len_hint().or_else(|| samples.size_hint().1.map(|count| count as u64));
-        let task = progress.task("verify samples", total);
+        let task = progress.count("samples", total);
         let clients = self.options.clients.max(1);
         // A sample takes a permit when it is read and gives it back when it was received.
         let (permit, permits) = sync_channel::<()>(4 * clients);
         let (read, to_ask) = sync_channel::<Numbered<Sample>>(clients);
         let (asked, answers) = sync_channel::<Numbered<Answered>>(clients);
-        let to_ask = Mutex::new(to_ask);
+        // The clients alone hold it: when the last one ends, the reader does too, even while it waits for room.
+        let to_ask = Arc::new(Mutex::new(to_ask));
         std::thread::scope(|scope| {
             scope.spawn(move || read_all(samples, &permit, &read));
             for _ in 0..clients {
-                let asked = asked.clone();
-                scope.spawn(|| ask_all(&to_ask, asked, &ask));
+                let (asked, to_ask, ask) = (asked.clone(), Arc::clone(&to_ask), &ask);
+                scope.spawn(move || ask_all(&to_ask, asked, ask));
             }
-            drop(asked);
+            drop((asked, to_ask));
             let result = receive_in_order(&answers, &permits, |answered| {
                 task.advance(1);
                 receive(answered)

@@ -1,83 +1,29 @@
-//! One page with everything in it: plots, tables, style and the few lines that show a text under the pointer.
-//!
-//! The page is `templates/report/page.html`; the template engine escapes every text. Only the plots and the page's own style and script
-//! go in as they are, and the drawing library escapes what it is given.
+//! Comparisons and histories as one page each.
 
-use minijinja::Environment;
-use minijinja::value::{Serde, Value};
-use serde::Serialize;
-
-use super::plot::{self, Bar, COLOURS, Line, Plot, SERIES, Unit};
-use super::table::{self, Table, clean};
+use super::table;
+use super::treemap::treemap;
 use crate::compare::arithmetic::float;
 use crate::compare::{Comparisons, History, Subject};
+use crate::page::plot::{self, Bar, COLOURS, Line, SERIES, Unit};
+use crate::page::{Page, Section, Verdict, clean};
 use crate::report::cold_start::{Column, PageCache, Phase};
-
-const PAGE: &str = include_str!("../../../../templates/report/page.html");
-const STYLE: &str = include_str!("../../../../templates/report/page.css");
-const SCRIPT: &str = include_str!("../../../../templates/report/page.js");
 
 /// Names that have the first colours wherever they appear.
 const LAYERS: [&str; 5] = ["base", "runtime", "server", "model", "base-image"];
-
-/// What the template is given.
-#[derive(Serialize)]
-struct Page {
-    title: String,
-    summaries: Vec<String>,
-    /// `within`, `over`, or empty where there are no limits.
-    verdict: &'static str,
-    sections: Vec<Section>,
-    notes: Vec<String>,
-    version: &'static str,
-    style: &'static str,
-    script: &'static str,
-}
-
-/// A heading with plots and the tables that say the same.
-#[derive(Serialize)]
-struct Section {
-    title: String,
-    plots: Vec<Plot>,
-    tables: Vec<Table>,
-}
-
-impl Page {
-    fn new(title: String, sections: Vec<Section>) -> Self {
-        Self {
-            title,
-            summaries: Vec::new(),
-            verdict: "",
-            sections,
-            notes: Vec::new(),
-            version: env!("CARGO_PKG_VERSION"),
-            style: STYLE,
-            script: SCRIPT,
-        }
-    }
-
-    fn render(&self) -> String {
-        let mut environment = Environment::new();
-        // The name's ending turns escaping on.
-        environment.add_template("page.html", PAGE).expect("the template is part of the program and tested");
-        let template = environment.get_template("page.html").expect("it was just added");
-        template.render(Value::from(Serde(self))).expect("the template is part of the program and tested")
-    }
-}
 
 /// Renders a comparison of the base, which comes first, and the heads.
 #[must_use]
 pub fn comparison(comparisons: &Comparisons, subjects: &[Subject]) -> String {
     let mut sections = Vec::new();
     if !comparisons.over.is_empty() {
-        sections.push(Section { title: String::new(), plots: Vec::new(), tables: vec![table::of_excess(comparisons)] });
+        sections.push(Section { tables: vec![table::of_excess(comparisons)], ..Section::default() });
     }
-    sections.push(Section { title: String::new(), plots: Vec::new(), tables: vec![table::of_images(comparisons)] });
+    sections.push(Section { tables: vec![table::of_images(comparisons)], ..Section::default() });
     sections.extend(contents(subjects));
     sections.extend(cold_starts(subjects));
     for comparison in &comparisons.comparisons {
         let title = format!("{} → {}", clean(&comparison.base), clean(&comparison.head));
-        sections.push(Section { title, plots: Vec::new(), tables: table::of_comparison(comparison) });
+        sections.push(Section { title, tables: table::of_comparison(comparison), ..Section::default() });
     }
     let model = subjects.iter().find_map(|subject| subject.model.as_deref()).unwrap_or("images");
     let mut page = Page::new(format!("{} compared", clean(model)), sections);
@@ -91,9 +37,9 @@ pub fn comparison(comparisons: &Comparisons, subjects: &[Subject]) -> String {
         })
         .collect();
     page.verdict = match (comparisons.limited, comparisons.over.is_empty()) {
-        (false, _) => "",
-        (true, true) => "within",
-        (true, false) => "over",
+        (false, _) => None,
+        (true, true) => Some(Verdict { good: true, words: "Within budget" }),
+        (true, false) => Some(Verdict { good: false, words: "Over budget" }),
     };
     page.notes = comparisons.notes.iter().map(|note| clean(note)).collect();
     page.render()
@@ -123,7 +69,7 @@ pub fn history(history: &History) -> String {
     }
     let table = table::of_history(history);
     let title = table.title.clone();
-    Page::new(title, vec![Section { title: String::new(), plots, tables: vec![table] }]).render()
+    Page::new(title, vec![Section { plots, tables: vec![table], ..Section::default() }]).render()
 }
 
 /// The colour of a layer.
@@ -150,11 +96,11 @@ fn contents(subjects: &[Subject]) -> Option<Section> {
     }
     for subject in &sized {
         let label = format!("Files of {}, unpacked", subject.name);
-        plots.extend(subject.sizes.as_ref().and_then(|sizes| plot::treemap(label, sizes, colour_of_layer)));
+        plots.extend(subject.sizes.as_ref().and_then(|sizes| treemap(&label, sizes, colour_of_layer)));
     }
     let mut tables = vec![table::of_layers(&sized)];
     tables.extend(sized.iter().filter_map(|subject| table::of_contents(subject)).filter(|table| !table.rows.is_empty()));
-    (!plots.is_empty()).then(|| Section { title: "What is in them".to_owned(), plots, tables })
+    (!plots.is_empty()).then(|| Section { title: "What is in them".to_owned(), plots, tables, ..Section::default() })
 }
 
 fn cold_starts(subjects: &[Subject]) -> Option<Section> {
@@ -178,5 +124,6 @@ fn cold_starts(subjects: &[Subject]) -> Option<Section> {
         title: "How they start".to_owned(),
         plots: vec![plot::bars("Phases of the cold start, medians", &bars, Unit::Milliseconds)],
         tables: vec![table::of_phases(&named)],
+        ..Section::default()
     })
 }

@@ -1,7 +1,8 @@
 //! For a comment on a pull request: a summary line, tables, details folded away.
 
-use super::table::{self, Table};
+use super::table;
 use crate::compare::Comparisons;
+use crate::page::tables::{code, escape, push_markdown as push_table};
 
 /// Renders a comparison, ending in a newline.
 #[must_use]
@@ -36,46 +37,6 @@ pub fn comparison(comparisons: &Comparisons) -> String {
     }
     for note in &comparisons.notes {
         text.push_str(&format!("- {}\n", escape(note)));
-    }
-    text
-}
-
-fn push_table(text: &mut String, table: &Table) {
-    let note = table.note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
-    if table.detail {
-        text.push_str(&format!("<details><summary>{}{note}</summary>\n\n", escape(&table.title)));
-    } else {
-        text.push_str(&format!("**{}**{note}\n\n", escape(&table.title)));
-    }
-    if !table.rows.is_empty() {
-        text.push_str(&format!("| {} |\n|:--|{}\n", table.columns.join(" | "), "--:|".repeat(table.columns.len() - 1)));
-    }
-    for row in &table.rows {
-        let cells = row.cells.iter().enumerate().map(|(index, cell)| if index == 0 { code(cell) } else { escape(cell) });
-        text.push_str(&format!("| {} |\n", cells.collect::<Vec<_>>().join(" | ")));
-    }
-    text.push_str(if table.detail { "\n</details>\n\n" } else { "\n" });
-}
-
-/// A name as code: nothing in it is markup, a mention or a link.
-fn code(name: &str) -> String {
-    format!("`{}`", table::clean(name).replace('`', "'").replace('|', "\\|"))
-}
-
-/// Words in which nothing is markup, a mention or a link.
-fn escape(words: &str) -> String {
-    let mut text = String::new();
-    for character in table::clean(words).chars() {
-        match character {
-            '<' => text.push_str("&lt;"),
-            '&' => text.push_str("&amp;"),
-            '@' => text.push_str("&#64;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' => {
-                text.push('\\');
-                text.push(character);
-            }
-            other => text.push(other),
-        }
     }
     text
 }

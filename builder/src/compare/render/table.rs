@@ -1,12 +1,11 @@
 //! The tables that every rendering shows: [`Table`].
 
-use serde::Serialize;
-
 use crate::compare::arithmetic::{float, growth};
 use crate::compare::{
     Amount, Change, ColumnDifference, Comparison, Comparisons, History, Part, PartDifference, PhaseDifference, SizeDifference,
     Subject, Verdict,
 };
+use crate::page::{Row, Table, Tone, clean, named};
 use crate::report::cold_start::{Column, PageCache, Phase};
 use crate::units::{ByteSize, Milliseconds};
 
@@ -16,51 +15,6 @@ const ROWS: usize = 20;
 const CONTENTS: usize = 100;
 /// What stands for a value that is not known.
 const UNKNOWN: &str = "–";
-
-/// How a row is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Tone {
-    /// Neither better nor worse.
-    Plain,
-    /// Larger or slower.
-    Worse,
-    /// Smaller or faster.
-    Better,
-}
-
-/// A row of a table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Row {
-    /// A text for each column.
-    pub cells: Vec<String>,
-    /// How it is meant.
-    pub tone: Tone,
-}
-
-/// A table; the first column names things, the others are figures or words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Table {
-    /// What it shows.
-    pub title: String,
-    /// The columns.
-    pub columns: Vec<String>,
-    /// The rows.
-    pub rows: Vec<Row>,
-    /// What is not in it.
-    pub note: Option<String>,
-    /// It is a detail that may be folded away.
-    pub detail: bool,
-}
-
-/// A text without control characters: names come from files that anyone may have written.
-pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-fn named(columns: &[&str]) -> Vec<String> {
-    columns.iter().map(|&column| column.to_owned()).collect()
-}
 
 pub fn size(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| UNKNOWN.to_owned(), |bytes| ByteSize(bytes).to_string())

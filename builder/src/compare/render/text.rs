@@ -1,7 +1,9 @@
 //! For a terminal or a log.
 
-use super::table::{self, Table, clean};
+use super::table;
 use crate::compare::{Comparisons, History, Point};
+use crate::page::clean;
+use crate::page::tables::push_text as push_table;
 
 /// The bars of a sparkline, lowest first.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -60,33 +62,6 @@ fn sparkline(values: &[Option<f64>]) -> String {
         BARS[steps]
     };
     values.iter().map(|value| value.map_or(' ', bar)).collect()
-}
-
-/// The first column to the left, the figures to the right, the last column of words to the left.
-fn push_table(text: &mut String, table: &Table) {
-    text.push_str(&format!("{}\n", table.title));
-    let width = |column: usize| {
-        let cells = table.rows.iter().map(|row| row.cells[column].chars().count());
-        cells.chain([table.columns[column].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..table.columns.len()).map(width).collect();
-    let words = matches!(table.columns.last().map(String::as_str), Some("what" | "verdict" | "in"));
-    let mut line = |cells: &[String]| {
-        let padded = cells.iter().zip(&widths).enumerate().map(|(index, (cell, &width))| {
-            let left = index == 0 || (words && index + 1 == cells.len());
-            if left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        let joined = padded.collect::<Vec<_>>().join("  ");
-        text.push_str(&format!("  {}\n", joined.trim_end()));
-    };
-    line(&table.columns);
-    for row in &table.rows {
-        line(&row.cells);
-    }
-    if let Some(note) = &table.note {
-        text.push_str(&format!("  ({note})\n"));
-    }
-    text.push('\n');
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ fn report() -> ColdStartReport {
             kernel: "Linux 6".to_owned(),
             disk: "ext4 on /dev/x".to_owned(),
         },
+        session: Some("0123456789abcdef".to_owned()),
         columns: vec![Column {
             cache: PageCache::Cold,
             how: "dropped".to_owned(),

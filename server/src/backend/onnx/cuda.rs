@@ -9,7 +9,7 @@ use ort::sys;
 
 use super::call::{self, SessionOptions, Status, api, check};
 use super::diagnose;
-use crate::backend::LoadError;
+use crate::backend::{LoadError, library};
 
 /// Its library, which lies beside the runtime's.
 const LIBRARY: &str = "libonnxruntime_providers_cuda.so";
@@ -53,7 +53,7 @@ fn refused(status: Status) -> LoadError {
         loading.split_once(" with error: ").map(|(_, words)| words.trim().to_owned())
     });
     match words {
-        Some(words) => diagnose::loader(PathBuf::from(LIBRARY), words),
+        Some(words) => library::not_opened(PathBuf::from(LIBRARY), words),
         None => LoadError::Option { what: "`provider_options`".into(), message: diagnose::tidy(&status.message) },
     }
 }

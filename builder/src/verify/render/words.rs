@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::policy::Check;
-use super::report::{OutputReport, VerificationReport};
+use crate::verify::policy::Check;
+use crate::verify::report::{OutputReport, VerificationReport};
 
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     if value == 0.0 || (1e-3..1e5).contains(&value.abs()) {
         format!("{value:.6}").trim_end_matches('0').trim_end_matches('.').to_owned()
     } else {
@@ -13,19 +13,20 @@ fn number(value: f64) -> String {
     }
 }
 
-fn found(check: &Check) -> String {
+pub(super) fn found(check: &Check) -> String {
     check.found.map_or_else(|| "not defined".to_owned(), number)
 }
 
-fn sign(check: &Check) -> char {
-    if check.at_least { '≥' } else { '≤' }
+/// A limit as in `≤ 0.002`.
+pub(super) fn allowed(check: &Check) -> String {
+    format!("{} {}", if check.at_least { '≥' } else { '≤' }, number(check.limit))
 }
 
-fn verdict(passed: bool) -> &'static str {
+pub(super) fn verdict(passed: bool) -> &'static str {
     if passed { "passed" } else { "FAILED" }
 }
 
-fn against(report: &VerificationReport) -> String {
+pub(super) fn against(report: &VerificationReport) -> String {
     report
         .reference
         .as_ref()
@@ -56,7 +57,7 @@ pub fn render_text(report: &VerificationReport) -> String {
         );
         for check in &output.checks {
             let mark = if check.passed { ' ' } else { '✗' };
-            let _ = writeln!(text, "  {mark} {:<18} {:>12}  {} {}", check.metric, found(check), sign(check), number(check.limit));
+            let _ = writeln!(text, "  {mark} {:<18} {:>12}  {}", check.metric, found(check), allowed(check));
         }
         for line in output.problems.iter().chain(&output.diagnosis) {
             let _ = writeln!(text, "    {line}");
@@ -92,12 +93,11 @@ pub fn render_markdown(report: &VerificationReport) -> String {
             let mark = if check.passed { "✅" } else { "❌" };
             let _ = writeln!(
                 text,
-                "| `{}` | {mark} | {} | {} | {} {} |",
+                "| `{}` | {mark} | {} | {} | {} |",
                 cell(&output.name),
                 check.metric,
                 found(check),
-                sign(check),
-                number(check.limit)
+                allowed(check)
             );
         }
     }

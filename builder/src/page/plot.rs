@@ -1,4 +1,4 @@
-//! Plots as SVG: a treemap, stacked bars, lines.
+//! Plots as SVG: stacked bars and lines here, further ones by the same means beside what they show.
 //!
 //! Each is drawn twice, for a wide page and for a phone, so that text keeps its size. Colours are names that the page's style defines,
 //! so that one drawing serves light and dark: the drawing library knows only numbers, and [`named_colours`] turns those into names.
@@ -6,41 +6,40 @@
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde::Serialize;
-use treemap::{Mappable, Rect, TreemapLayout};
 
-use super::table::clean;
-use crate::compare::arithmetic::{file_name, float};
-use crate::compare::{Part, Sizes};
+use super::clean;
 use crate::units::{ByteSize, Milliseconds};
 
 /// Text on the page.
-const INK: usize = 0;
+pub(crate) const INK: usize = 0;
 /// Grid lines and frames.
-const FAINT: usize = 1;
+pub(crate) const FAINT: usize = 1;
 /// Text on coloured cells.
-const ON_CELL: usize = 2;
+pub(crate) const ON_CELL: usize = 2;
 /// The page.
-const PAPER: usize = 3;
+pub(crate) const PAPER: usize = 3;
 /// The first colour of a series.
-pub const SERIES: usize = 10;
+pub(crate) const SERIES: usize = 10;
 /// How many colours there are for series.
-pub const COLOURS: usize = 11;
+pub(crate) const COLOURS: usize = 11;
 /// The first of two colours for lines, which need more contrast than areas.
-const LINES: usize = SERIES + COLOURS;
+pub(crate) const LINES: usize = SERIES + COLOURS;
 
-/// Widths of the drawings, pixels.
-const WIDE: u32 = 580;
-const NARROW: u32 = 312;
-const FONT: i32 = 12;
+/// Width of a drawing for a wide page, pixels.
+pub(crate) const WIDE: u32 = 580;
+/// Width of a drawing for a phone, pixels.
+pub(crate) const NARROW: u32 = 312;
+/// Height of text, pixels.
+pub(crate) const FONT: i32 = 12;
 /// How wide a character is, about, in tenths of the font's size.
 const CHARACTER: i32 = 6;
 
 /// Position, size and meaning of a part of a drawing.
-type Area = (i32, i32, i32, i32, String);
+pub(crate) type Area = (i32, i32, i32, i32, String);
 
 /// A drawing, and what its areas mean.
 #[derive(Debug, Serialize)]
-pub struct Drawing {
+pub(crate) struct Drawing {
     /// The SVG element.
     pub markup: String,
     /// `[x, y, width, height, text]` of every area as JSON, for the text that appears under a pointer.
@@ -49,7 +48,7 @@ pub struct Drawing {
 
 /// One plot in both widths.
 #[derive(Debug, Serialize)]
-pub struct Plot {
+pub(crate) struct Plot {
     /// What it shows.
     pub label: String,
     /// For a wide page.
@@ -61,26 +60,28 @@ pub struct Plot {
 }
 
 impl Plot {
-    fn new(label: String, legend: Vec<(usize, String)>, draw: impl Fn(u32) -> Drawing) -> Self {
-        Self { label: clean(&label), wide: draw(WIDE), narrow: draw(NARROW), legend }
+    /// Draws it in both widths.
+    pub fn new(label: &str, legend: Vec<(usize, String)>, draw: impl Fn(u32) -> Drawing) -> Self {
+        Self { label: clean(label), wide: draw(WIDE), narrow: draw(NARROW), legend }
     }
 }
 
-type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// What is drawn upon.
+pub(crate) type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// A number that stands for a colour's name.
-fn colour(index: usize) -> RGBColor {
+pub(crate) fn colour(index: usize) -> RGBColor {
     RGBColor(1, 2, u8::try_from(index).unwrap_or(u8::MAX))
 }
 
 /// Replaces the numbers of [`colour`] by the names of the page's style. Text is escaped by the drawing library and has no quotes of its own.
 fn named_colours(svg: &str) -> String {
-    (0..SERIES + COLOURS)
+    (0..LINES + 2)
         .fold(svg.to_owned(), |svg, index| svg.replace(&format!("\"#0102{index:02X}\""), &format!("\"var(--c{index})\"")))
 }
 
 /// Runs a drawing; writing to memory does not fail.
-fn drawing(width: u32, height: u32, draw: impl FnOnce(&Canvas<'_>, &mut Vec<Area>)) -> Drawing {
+pub(crate) fn drawing(width: u32, height: u32, draw: impl FnOnce(&Canvas<'_>, &mut Vec<Area>)) -> Drawing {
     let mut svg = String::new();
     let mut areas = Vec::new();
     {
@@ -92,15 +93,17 @@ fn drawing(width: u32, height: u32, draw: impl FnOnce(&Canvas<'_>, &mut Vec<Area
     Drawing { markup: named_colours(&svg), areas }
 }
 
-const IN_MEMORY: &str = "drawing into memory does not fail";
+/// Why drawing does not fail.
+pub(crate) const IN_MEMORY: &str = "drawing into memory does not fail";
 
-fn text(area: &Canvas<'_>, at: (i32, i32), words: &str, ink: usize) {
+/// Draws a text.
+pub(crate) fn text(area: &Canvas<'_>, at: (i32, i32), words: &str, ink: usize) {
     let style = ("sans-serif", FONT).into_font().color(&colour(ink));
     area.draw(&Text::new(words.to_owned(), at, style)).expect(IN_MEMORY);
 }
 
 /// As much of a text as fits into so many pixels.
-fn fitting(words: &str, width: i32) -> Option<String> {
+pub(crate) fn fitting(words: &str, width: i32) -> Option<String> {
     let room = usize::try_from(width * 10 / (FONT * CHARACTER)).unwrap_or(0);
     let length = words.chars().count();
     match (length <= room, room >= 4) {
@@ -110,147 +113,14 @@ fn fitting(words: &str, width: i32) -> Option<String> {
     }
 }
 
-/// A cell of a treemap.
-struct Cell {
-    name: String,
-    tip: String,
-    size: f64,
-    bounds: Rect,
-    children: Vec<Cell>,
-}
-
-impl Mappable for Cell {
-    fn size(&self) -> f64 {
-        self.size
-    }
-
-    fn bounds(&self) -> &Rect {
-        &self.bounds
-    }
-
-    fn set_bounds(&mut self, bounds: Rect) {
-        self.bounds = bounds;
-    }
-}
-
-impl Cell {
-    fn group(name: &str, mut children: Vec<Self>) -> Self {
-        // Cells that nobody could see are one.
-        let size: f64 = children.iter().map(|child| child.size).sum();
-        let small: Vec<Self> = children.extract_if(.., |child| child.size < size / 400.0).collect();
-        if !small.is_empty() {
-            let sum: f64 = small.iter().map(|child| child.size).sum();
-            let name = format!("{} small ones", small.len());
-            children.push(Self { tip: name.clone(), name, size: sum, bounds: Rect::new(), children: Vec::new() });
-        }
-        Self { name: name.to_owned(), tip: clean(name), size, bounds: Rect::new(), children }
-    }
-
-    /// Places the children below a line for the name, where there is room for one.
-    fn lay_out(&mut self) {
-        if self.children.is_empty() {
-            return;
-        }
-        let line = f64::from(FONT + 5);
-        let header = if self.bounds.h > 2.5 * line && self.bounds.w > 50.0 { line } else { 0.0 };
-        let inside = Rect::from_points(
-            self.bounds.x + 1.0,
-            self.bounds.y + 1.0 + header,
-            (self.bounds.w - 2.0).max(0.0),
-            (self.bounds.h - 2.0 - header).max(0.0),
-        );
-        TreemapLayout::new().layout_items(&mut self.children, inside);
-        self.children.iter_mut().for_each(Self::lay_out);
-    }
-}
-
-/// Groups parts by a key, in the order in which the keys come.
-fn grouped<'a>(parts: &[&'a Part], key: impl Fn(&Part) -> String) -> Vec<(String, Vec<&'a Part>)> {
-    let mut groups: Vec<(String, Vec<&Part>)> = Vec::new();
-    for &part in parts {
-        let key = key(part);
-        match groups.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, members)) => members.push(part),
-            None => groups.push((key, vec![part])),
-        }
-    }
-    groups
-}
-
-/// The image down to its files, by unpacked bytes: layer, package, file. `None` where no file is known.
-pub fn treemap(label: String, sizes: &Sizes, series: impl Fn(&str) -> usize) -> Option<Plot> {
-    let seen: Vec<&Part> = sizes.files.iter().filter(|file| file.amount.unpacked > Some(0)).collect();
-    if seen.is_empty() {
-        return None;
-    }
-    let layers = grouped(&seen, |file| file.layer.clone().unwrap_or_else(|| "libraries".to_owned()));
-    let mut legend: Vec<(usize, String)> = layers.iter().map(|(name, _)| (series(name), clean(name))).collect();
-    legend.sort();
-    let leaf = |file: &&Part| {
-        let bytes = file.amount.unpacked.unwrap_or_default();
-        let compressed = file.amount.compressed.map(|bytes| format!(", {} compressed", ByteSize(bytes))).unwrap_or_default();
-        let tip = format!("{}: {}{compressed}", clean(&file.name), ByteSize(bytes));
-        let name = clean(file_name(&file.name));
-        Cell { name, tip, size: float(bytes), bounds: Rect::new(), children: Vec::new() }
-    };
-    let tree = || -> Vec<Cell> {
-        let package = |(name, files): &(String, Vec<&Part>)| Cell::group(name, files.iter().map(leaf).collect());
-        let layer = |(name, files): &(String, Vec<&Part>)| {
-            let packages = grouped(files, |file| file.package.clone().unwrap_or_else(|| "others".to_owned()));
-            Cell::group(name, packages.iter().map(package).collect())
-        };
-        layers.iter().map(layer).collect()
-    };
-    Some(Plot::new(label, legend, |width| {
-        let height = if width > NARROW { width * 3 / 4 } else { width * 5 / 4 };
-        let mut cells = tree();
-        let everything = Rect::from_points(0.0, 0.0, f64::from(width), f64::from(height));
-        TreemapLayout::new().layout_items(&mut cells, everything);
-        cells.iter_mut().for_each(Cell::lay_out);
-        drawing(width, height, |area, areas| {
-            for layer in &cells {
-                draw_cell(area, areas, layer, series(&layer.name), 0);
-            }
-        })
-    }))
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "coordinates within a page")]
-fn pixel(value: f64) -> i32 {
-    value.round() as i32
-}
-
-fn draw_cell(area: &Canvas<'_>, areas: &mut Vec<Area>, cell: &Cell, series: usize, depth: usize) {
-    let bounds = cell.bounds;
-    let (x, y) = (pixel(bounds.x), pixel(bounds.y));
-    let (width, height) = (pixel(bounds.x + bounds.w) - x, pixel(bounds.y + bounds.h) - y);
-    if width < 1 || height < 1 {
-        return;
-    }
-    let corners = [(x, y), (x + width, y + height)];
-    area.draw(&Rectangle::new(corners, colour(series).filled())).expect(IN_MEMORY);
-    area.draw(&Rectangle::new(corners, colour(PAPER).stroke_width(if depth == 0 { 3 } else { 1 }))).expect(IN_MEMORY);
-    let bytes = format!("{}", ByteSize(whole(cell.size)));
-    areas.push((x, y, width, height, if cell.children.is_empty() { cell.tip.clone() } else { format!("{}: {bytes}", cell.tip) }));
-    let has_line = height > FONT + 6 && (cell.children.is_empty() || (bounds.h > 2.5 * f64::from(FONT + 5) && bounds.w > 50.0));
-    if let Some(words) = fitting(&clean(&cell.name), width - 8).filter(|_| has_line) {
-        text(area, (x + 4, y + 4), &words, ON_CELL);
-        if cell.children.is_empty() && height > 2 * FONT + 10 && width > 60 {
-            text(area, (x + 4, y + 6 + FONT), &bytes, ON_CELL);
-        }
-    }
-    for child in &cell.children {
-        draw_cell(area, areas, child, series, depth + 1);
-    }
-}
-
+/// A number of bytes that was summed as floating point.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a sum of sizes is a size")]
-fn whole(size: f64) -> u64 {
+pub(crate) fn whole(size: f64) -> u64 {
     size as u64
 }
 
 /// A bar of stacked segments.
-pub struct Bar {
+pub(crate) struct Bar {
     /// Its name.
     pub label: String,
     /// Colour, name and length of each segment, from the left.
@@ -259,7 +129,7 @@ pub struct Bar {
 
 /// What an axis counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// Bytes.
     Bytes,
     /// Milliseconds.
@@ -284,7 +154,7 @@ impl Unit {
 }
 
 /// Stacked bars, one below the other, with a common axis that begins at 0.
-pub fn bars(label: &str, bars: &[Bar], unit: Unit) -> Plot {
+pub(crate) fn bars(label: &str, bars: &[Bar], unit: Unit) -> Plot {
     let mut legend: Vec<(usize, String)> = Vec::new();
     for (series, name, _) in bars.iter().flat_map(|bar| &bar.segments) {
         if !legend.iter().any(|(_, known)| known == name) {
@@ -294,7 +164,7 @@ pub fn bars(label: &str, bars: &[Bar], unit: Unit) -> Plot {
     let length = |bar: &Bar| bar.segments.iter().map(|(_, _, length)| length).sum::<f64>();
     let longest = bars.iter().map(length).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let rows = f64::from(u16::try_from(bars.len()).unwrap_or(u16::MAX));
-    Plot::new(label.to_owned(), legend, |width| {
+    Plot::new(label, legend, |width| {
         let height = 40 + 52 * u32::try_from(bars.len()).unwrap_or(1);
         drawing(width, height, |area, areas| {
             let mut chart = ChartBuilder::on(area)
@@ -351,7 +221,7 @@ fn mesh(chart: &mut Chart<'_, '_>, labels: usize, unit: Unit) {
 }
 
 /// A line through the known values of a series.
-pub struct Line {
+pub(crate) struct Line {
     /// Its name.
     pub name: String,
     /// A value for every point, where there is one.
@@ -359,12 +229,12 @@ pub struct Line {
 }
 
 /// Lines over named points; the axis begins at 0.
-pub fn lines(label: &str, points: &[String], lines: &[Line], unit: Unit) -> Plot {
+pub(crate) fn lines(label: &str, points: &[String], lines: &[Line], unit: Unit) -> Plot {
     let legend = lines.iter().enumerate().map(|(index, line)| (LINES + index, line.name.clone())).collect();
     let largest = lines.iter().flat_map(|line| line.values.iter().flatten()).copied().fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let place = |index: usize| f64::from(u16::try_from(index).unwrap_or(u16::MAX));
     let last = place(points.len().saturating_sub(1)).max(0.5);
-    Plot::new(label.to_owned(), legend, |width| {
+    Plot::new(label, legend, |width| {
         let shown = if width > NARROW { 5 } else { 2 };
         drawing(width, if width > NARROW { 300 } else { 240 }, |area, areas| {
             let mut chart = ChartBuilder::on(area)
