@@ -87,7 +87,7 @@ fn judge(address: &str, tolerance: &str, cases: &str, reference: &Path) -> serde
     command.args(["--address", address, "--name", "m", "--atol", tolerance, "--cases", cases]);
     let output = succeed(command.arg(reference));
     let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    println!("{outcome}");
+    eprintln!("{outcome}");
     assert_eq!(outcome["cases"].to_string(), cases);
     outcome
 }
@@ -118,7 +118,7 @@ fn the_image_of_a_saved_model_answers_as_tensorflows_python_does() {
     assert_eq!(report["xla"]["mode"], "off");
     assert_eq!((report["stack"].as_str(), report["model"]["format"].as_str()), (Some("tf-xla"), Some("saved_model")));
     let shared = &report["totals"]["without_model"];
-    println!("{shared}");
+    eprintln!("{shared}");
     assert!(shared["unpacked"].as_u64().expect("a number") <= 520_000_000, "{shared}");
     assert!(shared["compressed"].as_u64().expect("a number") <= 126_000_000, "{shared}");
     let library = "libtensorflow_cc.so.2";
@@ -233,7 +233,7 @@ fn the_faster_way_is_kept_where_both_are_measured() {
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
     let report = build(folder.path(), &model("basic-pitch-saved-model"), &["--xla", "measure"]);
     let xla = &report["xla"];
-    println!("{xla}");
+    eprintln!("{xla}");
     let time = |name: &str| xla["milliseconds"][name].as_f64().unwrap_or_else(|| panic!("both are timed: {xla}"));
     let (with, without) = (time("with"), time("without"));
     assert!(with > 0.0 && without > 0.0, "{xla}");
