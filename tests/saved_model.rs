@@ -328,6 +328,21 @@ fn saved_models_that_cannot_be_served_are_refused_by_name() {
 }
 
 #[test]
+fn what_keras_stores_twice_is_stored_once() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
+    let model = made("keras");
+    let report = build(folder.path(), &model, &["--xla", "off"]);
+    let optimization = &report["optimization"];
+    assert_eq!(optimization["done"], "weights", "{optimization}");
+    let bytes = |name: &str| optimization[name].as_u64().expect("a number");
+    // Two kernels and two biases of four bytes a number.
+    assert!(bytes("before") - bytes("after") >= 4 * (64 * 256 + 256 + 256 * 16 + 16) - 4096, "{optimization}");
+    let (mut running, address) = serve(folder.path(), &[]);
+    judge(&address, "1e-4", "16", &reference(&model, "keras"));
+    assert_eq!(running.terminate(), Some(0));
+}
+
+#[test]
 fn byte_strings_and_signatures_go_through_tensorflow_servings_api() {
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
     build(folder.path(), &made("strings"), &["--xla", "off"]);
