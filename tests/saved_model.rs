@@ -272,7 +272,7 @@ fn an_unbound_image_is_larger_and_locked_as_such() {
     let turn = ["--no-warm", "--dry-run", "--compression", "none"];
     succeed(imgbuild().current_dir(&folder).args(["lock", "model"]));
     let error = fail_with(imgbuild().current_dir(&folder).args(["build", "model", "--locked", "--no-bind"]).args(turn), 4);
-    assert!(error.contains("rewritten in format 1 with binding, expected rewritten in format 1 without binding"), "{error}");
+    assert!(error.contains("with binding, expected rewritten in format"), "{error}");
 }
 
 #[test]
