@@ -114,7 +114,10 @@ def prepare(folder, sample):
 
 
 def last(text):
-    """The line that says why, and what it was caused by."""
+    """What the server said last, or the line that says why with what it was caused by."""
+    for line in reversed(text.splitlines()):
+        if line.strip().startswith('{"imgserve":"error"'):
+            return json.loads(line)["message"]
     lines = [line.strip() for line in text.splitlines() if line.startswith(("error: ", "caused by: "))]
     return ": ".join(line.partition(": ")[2] for line in lines) or text.strip()[-200:]
 
@@ -159,11 +162,16 @@ def main():
     parser.add_argument("--sample", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--expect", type=pathlib.Path)
-    parser.add_argument("--only", default="", help="part of the cases' names")
+    parser.add_argument("--only", default="", help="part of the cases' names, or `@FILE` with whole ones")
     arguments = parser.parse_args()
     arguments.imgbuild = arguments.imgbuild.resolve()
     arguments.folder = arguments.folder.resolve()
-    cases = {name: why for name, why in prepare(arguments.folder, arguments.sample).items() if arguments.only in name}
+    cases = prepare(arguments.folder, arguments.sample)
+    if arguments.only.startswith("@"):
+        names = set(pathlib.Path(arguments.only[1:]).read_text().split())
+        cases = {name: why for name, why in cases.items() if name in names}
+    else:
+        cases = {name: why for name, why in cases.items() if arguments.only in name}
     # Versions are chosen once for all.
     lock = arguments.lock or arguments.folder / "imgbuild.lock"
     if not lock.exists():
@@ -194,7 +202,9 @@ def main():
                 print(f"{end} {name}: {why}", flush=True)
     for job in range(arguments.jobs):
         shutil.rmtree(arguments.folder / f"image-{job}", ignore_errors=True)
-    known = set(arguments.expect.read_text().split()) if arguments.expect else set()
+    known = set()
+    if arguments.expect:
+        known = {line for line in arguments.expect.read_text().splitlines() if line and not line.startswith("#")}
     wrong = ends["failed"].keys() - known | (known & ends["passed"].keys())
     print(f"{len(cases)} cases: " + ", ".join(f"{len(ends[end])} {end}" for end in ("passed", "refused", "unsupported", "failed"))
           + f"; {time.monotonic() - begun:.0f} s")

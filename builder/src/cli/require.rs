@@ -12,7 +12,7 @@ use super::{Context, attach};
 use crate::digest::Digest;
 use crate::exit_code;
 use crate::image::{Image, open_verified};
-use crate::transport::{Content, Transport, TransportError};
+use crate::transport::{Content, Transport, TransportError, platform_of};
 use crate::verify::{MEDIA_TYPE, Policy, Requirement, TestSet};
 
 /// The largest report that is read.
@@ -67,7 +67,13 @@ pub(super) fn check(
     let data = args.data.as_deref().map(TestSet::open).transpose()?.map(|set| set.digest);
     let requirement = Requirement { policy: policy.digest(), data };
     let gate = Gate { context, source, registry, args, requirement };
-    content.images().into_iter().filter(|image| image.parsed.subject.is_none()).try_for_each(|image| gate.check(image))
+    // What is in an index beside the images, such as an attestation, is for no platform.
+    let is_for_platform = |image: &&Image| platform_of(image).is_some_and(|fields| fields.os != "unknown");
+    let images: Vec<&Image> = content.images().into_iter().filter(is_for_platform).collect();
+    if images.is_empty() {
+        return Err(Failure::new(format!("`{source}` holds no image that could be verified"), exit_code::UNUSABLE_INPUT));
+    }
+    images.into_iter().try_for_each(|image| gate.check(image))
 }
 
 impl Gate<'_> {
