@@ -48,7 +48,16 @@ fn forms_are_built_held_against_the_first_and_measured() {
     assert!(damaged["missing"][0].as_str().is_some_and(|why| why.starts_with("not built: ")), "{damaged}");
 
     // The sizes are those of a build, and every measured form has every figure.
-    succeed(imgbuild().current_dir(here).args(["build", "m.onnx", "--optimize", "off", "-o", "oci:m:1", "--report", "size.json"]));
+    succeed(imgbuild().current_dir(here).args([
+        "build",
+        "m.onnx",
+        "--optimize",
+        "off",
+        "-o",
+        "oci:m:1",
+        "--report",
+        "size.json",
+    ]));
     let built = json_file(&here.join("size.json"));
     assert_eq!(first["image"], built["image"]["digest"]);
     assert_eq!(first["size"], built["totals"]["image"]);
@@ -62,7 +71,10 @@ fn forms_are_built_held_against_the_first_and_measured() {
     let recommended = &choice["recommendation"];
     assert!(recommended["form"].as_str().is_some_and(|form| form.starts_with("m.onnx")), "{recommended}");
     let reasons: Vec<&str> = recommended["reasons"].as_array().expect("reasons").iter().filter_map(Value::as_str).collect();
-    assert!(reasons.iter().any(|reason| reason.contains("`other.onnx, off` was passed over: it answers otherwise")), "{reasons:?}");
+    assert!(
+        reasons.iter().any(|reason| reason.contains("`other.onnx, off` was passed over: it answers otherwise")),
+        "{reasons:?}"
+    );
     assert!(!std::fs::read_dir(here).expect("a folder").flatten().any(|entry| entry.file_name() == "m.oci"));
 
     // Without a test set nothing is said of answers; Markdown has the same table.
