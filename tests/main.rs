@@ -16,6 +16,7 @@ mod operators;
 mod optimize;
 mod platforms;
 mod registry;
+mod saved_model;
 mod supply_chain;
 mod template;
 mod vendor;

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         let milliseconds = started.elapsed().as_secs_f64() * 1e3;
         let mut line = match &opened {
             Err(error) => failure("open", error),
-            Ok(model) => match check_operators(&model.onnx, &table, &custom) {
+            Ok(model) => match check_operators(model.onnx().expect("only ONNX models are given"), &table, &custom) {
                 Ok(check) => {
                     serde_json::json!({ "stage": "accepted", "model": model, "check": check })
                 }

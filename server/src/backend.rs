@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::tensor::{Datatype, Tensor};
 
+mod library;
 pub mod onnx;
+pub mod tensorflow;
 
 /// One input or output of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,6 +193,16 @@ pub enum LoadError {
         /// Its type in words.
         kind: String,
     },
+    /// The model has no such signature.
+    #[error("the model `{}` has no signature `{signature}`, expected one of: {}", path.display(), .known.join(", "))]
+    Signature {
+        /// The model.
+        path: PathBuf,
+        /// The signature that was asked for.
+        signature: String,
+        /// Those that it has.
+        known: Vec<String>,
+    },
     /// No output that the protocol can carry.
     #[error("the model `{}` has no output that can be served: {}", path.display(), .outputs.join(", "))]
     OutputsUnserved {
@@ -227,10 +239,23 @@ pub struct Missing {
     pub symbol_version: Option<String>,
 }
 
+/// The name of the signature of models that have no names for them.
+pub const DEFAULT_SIGNATURE: &str = "serving_default";
+
 /// A loaded model.
 pub trait Backend: Send + Sync {
     /// What the model takes and gives.
     fn interface(&self) -> &ModelInterface;
+
+    /// The name of the signature that this is.
+    fn signature(&self) -> &str {
+        DEFAULT_SIGNATURE
+    }
+
+    /// The same model by its other signatures.
+    fn others(&self) -> &[Arc<dyn Backend>] {
+        &[]
+    }
 
     /// Runs the model once; many threads may do so at a time.
     ///

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 pub use keys::{KEYS, Key, Kind};
 
+use crate::backend::DEFAULT_SIGNATURE;
 use crate::log::{Format, Level};
 
 /// Where the file lies unless `--config` says otherwise.
@@ -40,6 +41,47 @@ impl GraphOptimization {
     }
 }
 
+/// The runtime that executes the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuntimeKind {
+    /// ONNX Runtime.
+    OnnxRuntime,
+    /// TensorFlow.
+    TensorFlow,
+}
+
+impl RuntimeKind {
+    const ALL: [(&'static str, Self); 2] = [("onnxruntime", Self::OnnxRuntime), ("tensorflow", Self::TensorFlow)];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("onnxruntime", |(name, _)| name)
+    }
+
+    fn library(self) -> &'static str {
+        match self {
+            Self::OnnxRuntime => "libonnxruntime.so.1",
+            Self::TensorFlow => "libtensorflow_cc.so.2",
+        }
+    }
+}
+
+/// Whether TensorFlow compiles clusters of operators with XLA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Xla {
+    /// Only what the model itself asks to be compiled.
+    Off,
+    /// Whatever TensorFlow finds worth it.
+    Auto,
+}
+
+impl Xla {
+    const ALL: [(&'static str, Self); 2] = [("off", Self::Off), ("auto", Self::Auto)];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, xla)| *xla == self).map_or("off", |(name, _)| name)
+    }
+}
+
 /// What the model is run on once before it is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WarmUp {
@@ -60,8 +102,18 @@ pub struct Config {
     pub model_version: String,
     /// The model file.
     pub model_path: PathBuf,
+    /// The runtime that executes it.
+    pub runtime: RuntimeKind,
     /// The runtime's library.
     pub library: PathBuf,
+    /// Tags of the graph of a SavedModel.
+    pub saved_model_tags: Vec<String>,
+    /// Key of the signature that is served.
+    pub signature: String,
+    /// Whether TensorFlow compiles with XLA.
+    pub xla: Xla,
+    /// Where compiled clusters lie.
+    pub xla_cache: Option<XlaCache>,
     /// Libraries with custom operators.
     pub custom_op_libraries: Vec<PathBuf>,
     /// Where to listen.
@@ -78,6 +130,8 @@ pub struct Config {
     pub limits: Limits,
     /// What the model is run on before it is ready.
     pub warm_up: WarmUp,
+    /// Runs after the first, of which the median is told.
+    pub warm_up_repeats: usize,
     /// How much is logged.
     pub log_level: Level,
     /// How log lines look.
@@ -86,6 +140,15 @@ pub struct Config {
     pub health_route: Option<String>,
     /// Another path of inference.
     pub predict_route: Option<String>,
+}
+
+/// Clusters that XLA compiled before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XlaCache {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Whether new ones are written to it.
+    pub writable: bool,
 }
 
 /// Limits on requests.
@@ -245,14 +308,39 @@ impl Config {
         Ok(Resolved { config: Reader { given }.config()?, warnings })
     }
 
+    /// Variables that the runtime reads for itself, to be set before its library is opened. What `present` says that the
+    /// user has set stands, flags are added to it.
+    pub fn runtime_variables(&self, present: impl Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
+        if self.runtime != RuntimeKind::TensorFlow {
+            return Vec::new();
+        }
+        let mut variables = Vec::new();
+        if present("TF_CPP_MIN_LOG_LEVEL").is_none() {
+            // Its lines are not JSON; errors come through its interface as well.
+            variables.push(("TF_CPP_MIN_LOG_LEVEL", if self.log_level == Level::Debug { "0" } else { "2" }.to_owned()));
+        }
+        if let Some(XlaCache { folder, writable }) = &self.xla_cache {
+            let flags = present("TF_XLA_FLAGS").unwrap_or_default();
+            let cache = format!("--tf_xla_persistent_cache_directory={}", folder.display());
+            let mode = format!("--tf_xla_persistent_cache_read_only={}", !writable);
+            variables.push(("TF_XLA_FLAGS", format!("{flags} {cache} {mode}").trim_start().to_owned()));
+        }
+        variables
+    }
+
     /// The options as a file that gives the same configuration.
     pub fn to_json(&self) -> Value {
         json!({
             "model_name": self.model_name,
             "model_version": self.model_version,
             "model_path": self.model_path,
-            "backend": "onnxruntime",
+            "backend": self.runtime.name(),
             "library": self.library,
+            "saved_model_tags": self.saved_model_tags,
+            "signature": self.signature,
+            "xla": self.xla.name(),
+            "xla_cache": self.xla_cache.as_ref().map_or(Path::new(""), |cache| &cache.folder),
+            "xla_cache_mode": if self.xla_cache.as_ref().is_some_and(|cache| cache.writable) { "write" } else { "read" },
             "custom_op_libraries": self.custom_op_libraries,
             "address": self.listen.ip().to_string(),
             "port": self.listen.port(),
@@ -274,6 +362,7 @@ impl Config {
                 WarmUp::Zeros => "zeros".into(),
                 WarmUp::Folder(path) => path.display().to_string(),
             },
+            "warm_up_repeats": self.warm_up_repeats,
             "log_level": self.log_level.name(),
             "log_format": self.log_format.name(),
             "health_route": self.health_route.as_deref().unwrap_or(""),
@@ -335,8 +424,9 @@ struct Reader {
 
 impl Reader {
     fn config(mut self) -> Result<Config, ConfigError> {
-        self.choice("backend", &["onnxruntime"])?;
-        let (model_name, model_path) = self.model()?;
+        let runtime = self.one_of("backend", &RuntimeKind::ALL)?.unwrap_or(RuntimeKind::OnnxRuntime);
+        let (model_name, model_path) = self.model(runtime)?;
+        let writable = self.one_of("xla_cache_mode", &[("read", false), ("write", true)])?.unwrap_or(false);
         let threads = match self.integer("threads", 0, 0..=4096)? {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -348,11 +438,8 @@ impl Reader {
             .parse()
             .map_err(|_| self.wrong("address", "an IP address such as `0.0.0.0` or `::`"))?;
         let port = u16::try_from(self.integer("port", 8080, 0..=65535)?).unwrap_or(8080);
-        let level = self.choice("graph_optimization_level", &GraphOptimization::ALL.map(|(name, _)| name))?;
-        let graph_optimization = GraphOptimization::ALL
-            .into_iter()
-            .find(|(name, _)| Some(*name) == level.as_deref())
-            .map_or(GraphOptimization::All, |(_, level)| level);
+        let graph_optimization =
+            self.one_of("graph_optimization_level", &GraphOptimization::ALL)?.unwrap_or(GraphOptimization::All);
         let log_level = self.choice("log_level", &["error", "warn", "info", "debug"])?;
         let log_format = self.choice("log_format", &["json", "text"])?;
         let warm_up = match self.text("warm_up")?.as_deref() {
@@ -366,7 +453,15 @@ impl Reader {
             model_name,
             model_version: self.segment("model_version", "1")?,
             model_path,
-            library: self.text("library")?.unwrap_or_else(|| "libonnxruntime.so.1".into()).into(),
+            library: self.text("library")?.unwrap_or_else(|| runtime.library().into()).into(),
+            runtime,
+            saved_model_tags: match self.list("saved_model_tags")? {
+                tags if tags.is_empty() => vec!["serve".to_owned()],
+                tags => tags,
+            },
+            signature: self.text("signature")?.unwrap_or_else(|| DEFAULT_SIGNATURE.to_owned()),
+            xla: self.one_of("xla", &Xla::ALL)?.unwrap_or(Xla::Off),
+            xla_cache: self.xla_cache(writable)?,
             custom_op_libraries: self.list("custom_op_libraries")?.into_iter().map(PathBuf::from).collect(),
             listen: SocketAddr::new(address, port),
             threads,
@@ -375,6 +470,7 @@ impl Reader {
             session_config: self.map("session_config")?,
             limits,
             warm_up,
+            warm_up_repeats: self.integer("warm_up_repeats", 0, 0..=1000)?,
             log_level: log_level.and_then(|name| name.parse().ok()).unwrap_or(Level::Info),
             log_format: log_format.and_then(|name| name.parse().ok()).unwrap_or(Format::Json),
             health_route: self.route("health_route")?,
@@ -382,14 +478,28 @@ impl Reader {
         })
     }
 
-    fn model(&mut self) -> Result<(String, PathBuf), ConfigError> {
+    fn xla_cache(&mut self, writable: bool) -> Result<Option<XlaCache>, ConfigError> {
+        match self.text("xla_cache")? {
+            // The runtime reads it as one of several flags, between which are spaces.
+            Some(folder) if folder.contains(char::is_whitespace) => Err(self.wrong("xla_cache", "a path without spaces")),
+            folder => Ok(folder.map(|folder| XlaCache { folder: folder.into(), writable })),
+        }
+    }
+
+    fn model(&mut self, runtime: RuntimeKind) -> Result<(String, PathBuf), ConfigError> {
         let path = self.text("model_path")?.map(PathBuf::from);
         let name = match (&path, self.given.contains_key("model_name")) {
             (_, true) => self.segment("model_name", "")?,
             (Some(path), false) => name_of(path).ok_or_else(|| self.wrong("model_path", "a path that ends in a name"))?,
             (None, false) => return Err(ConfigError::NoModel),
         };
-        let path = path.unwrap_or_else(|| Path::new("/models").join(&name).join("model.onnx"));
+        let path = path.unwrap_or_else(|| {
+            let folder = Path::new("/models").join(&name);
+            match runtime {
+                RuntimeKind::OnnxRuntime => folder.join("model.onnx"),
+                RuntimeKind::TensorFlow => folder,
+            }
+        });
         Ok((name, path))
     }
 
@@ -456,6 +566,13 @@ impl Reader {
             }
             text => Ok(text),
         }
+    }
+
+    /// The value that one of the names stands for.
+    fn one_of<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Result<Option<T>, ConfigError> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let chosen = self.choice(key, &names)?;
+        Ok(choices.iter().find(|(name, _)| Some(*name) == chosen.as_deref()).map(|(_, value)| *value))
     }
 
     fn integer(&mut self, key: &str, default: usize, range: std::ops::RangeInclusive<usize>) -> Result<usize, ConfigError> {

@@ -9,6 +9,7 @@ mod infer;
 pub mod metrics;
 mod route;
 mod serve;
+mod serving;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,6 +30,7 @@ pub use self::serve::{Drained, serve};
 
 use self::answer::{Refusal, json};
 use self::body::Budget;
+use self::infer::Protocol;
 use self::metrics::Metrics;
 use self::route::Route;
 use crate::backend::{Backend, TensorSpec};
@@ -117,7 +119,8 @@ where
         let route = route?;
         route.check_method(&method)?;
         match route {
-            Route::Infer => infer::infer(app, &head.headers, &mut body).await,
+            Route::Infer => infer::infer(app, Protocol::OpenInference, &head.headers, &mut body).await,
+            Route::Predict => infer::infer(app, Protocol::Predict, &head.headers, &mut body).await,
             other => read(app, other),
         }
     }))
@@ -221,7 +224,9 @@ fn read(app: &App, route: Route) -> Result<Answer, Refusal> {
             let text = app.metrics.render((&app.model_name, &app.model_version), ready);
             answer::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
-        Route::Infer => return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")),
+        Route::ModelStatus => serving::status(app),
+        Route::SignatureMetadata => serving::metadata(app)?,
+        Route::Infer | Route::Predict => return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")),
     })
 }
 

@@ -7,12 +7,14 @@
 mod binary;
 pub(crate) mod half;
 mod json;
+mod predict;
 mod request;
 mod response;
 
 pub use binary::{decode_strings, encode_strings};
 pub use half::{f16_to_f32, f64_to_f16};
 pub use json::{read_data, write_data};
+pub use predict::{Layout, PredictRequest, respond_predict};
 pub use request::{Bound, Request, RequestedOutput};
 pub use response::{Reply, respond};
 
@@ -184,6 +186,52 @@ pub enum ProtocolError {
         output: String,
         /// Its type in words.
         kind: String,
+    },
+    /// Not exactly one of rows and columns.
+    #[error("request has {found} of `instances` and `inputs`, expected one of them")]
+    Layouts {
+        /// `both` or `neither`.
+        found: &'static str,
+    },
+    /// Values without names, for a model of several inputs.
+    #[error("`{layout}` has values without names, expected each to name its input: {}", list(.known))]
+    Unnamed {
+        /// `instances` or `inputs`.
+        layout: &'static str,
+        /// The model's inputs.
+        known: Vec<String>,
+    },
+    /// A row of another kind than the first.
+    #[error("row {index} does not name its inputs as the first row does")]
+    MixedRows {
+        /// The row's place.
+        index: usize,
+    },
+    /// An output that is not made of one part for each row.
+    #[error("output `{output}` has shape {}, which has not one part for each row: give the `inputs` as columns", Shape(.shape))]
+    NoRows {
+        /// The output's name.
+        output: String,
+        /// Its dimensions.
+        shape: Vec<usize>,
+    },
+    /// A string output that is no text.
+    #[error(
+        "output `{output}` cannot be written as JSON (string {index} is not UTF-8): only outputs named `…_bytes` are encoded"
+    )]
+    NotText {
+        /// The output's name.
+        output: String,
+        /// The element's place in row-major order.
+        index: usize,
+    },
+    /// A signature that the model does not have.
+    #[error("signature `{signature}` is unknown, the model has {}", list(.known))]
+    UnknownSignature {
+        /// The signature as given.
+        signature: String,
+        /// Those that the model has.
+        known: Vec<String>,
     },
     /// An extension that this server does not have.
     #[error("parameter `{parameter}` of `{tensor}` is not supported")]

@@ -10,11 +10,12 @@ use std::sync::{Arc, mpsc};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::onnx::{OnnxBackend, Runtime};
+use crate::backend::onnx::{self, OnnxBackend};
+use crate::backend::tensorflow::{self, TensorFlowBackend};
 use crate::backend::{Backend, LoadError};
 use crate::cli::{Action, Arguments, UsageError, help};
 use crate::compare::compare;
-use crate::config::{Config, ConfigError, Resolved};
+use crate::config::{Config, ConfigError, Resolved, RuntimeKind};
 use crate::cpu;
 use crate::http::{self, App, Drained};
 use crate::log::{self, Level, Line, marked};
@@ -122,7 +123,9 @@ fn load_fields(line: Line, error: &LoadError) -> Line {
             .optional("missing_file", file.as_ref())
             .optional("missing_locale", locale.as_ref()),
         LoadError::InputUnserved { path: model, input, .. } => line.field("model", &path(model)).field("input", input),
-        LoadError::OutputsUnserved { path: model, .. } => line.field("model", &path(model)),
+        LoadError::OutputsUnserved { path: model, .. } | LoadError::Signature { path: model, .. } => {
+            line.field("model", &path(model))
+        }
     }
 }
 
@@ -163,14 +166,14 @@ fn act(arguments: impl IntoIterator<Item = std::ffi::OsString>, phases: Phases) 
         }
         Action::Optimize(output) => {
             let config = configure(arguments.config.as_deref())?;
-            let runtime = Runtime::open(&config.library)?;
+            let runtime = onnx::Runtime::open(&config.library)?;
             OnnxBackend::optimize(&runtime, &config, &output)?;
             print(&format!("{}\n", serde_json::json!({ "runtime": runtime.version(), "cpu": cpu::features() })));
             exit_now(0);
         }
         Action::Compare(other) => {
             let (first, second) = (configure(arguments.config.as_deref())?, configure(Some(&other))?);
-            let runtime = Runtime::open(&first.library)?;
+            let runtime = onnx::Runtime::open(&first.library)?;
             let first = OnnxBackend::open(&runtime, &first)?;
             let second = OnnxBackend::open(&runtime, &second)?;
             let comparison = serde_json::to_string(&compare(&first, &second, &arguments.data)?);
@@ -187,8 +190,16 @@ fn act(arguments: impl IntoIterator<Item = std::ffi::OsString>, phases: Phases) 
 }
 
 fn configure(path: Option<&Path>) -> Result<Config, StartError> {
-    let Resolved { config, warnings } = Config::load(path)?;
+    let Resolved { mut config, warnings } = Config::load(path)?;
     log::configure(config.log_level, config.log_format);
+    if let Some(reason) = config.xla_cache.as_ref().and_then(|cache| tensorflow::unfit(&cache.folder)) {
+        log::line(Level::Warn, format_args!("what XLA compiled before is not used: {reason}")).emit();
+        config.xla_cache = None;
+    }
+    for (name, value) in config.runtime_variables(|name| std::env::var(name).ok()) {
+        // SAFETY: the process has one thread yet, by the contract of `run`.
+        unsafe { std::env::set_var(name, value) };
+    }
     for warning in warnings {
         log::line(Level::Warn, warning).emit();
     }
@@ -203,18 +214,30 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
             return Err(StartError::Cpu { found, expected: expected.clone() });
         }
     }
-    let runtime = Runtime::open(&config.library)?;
-    let (version, path) = (runtime.version().to_owned(), runtime.path().display().to_string());
-    phases.end_with(Phase::Dlopen, |line| line.field("runtime", &version).field("library", &path));
-    let backend: Arc<dyn Backend> = Arc::new(OnnxBackend::open(&runtime, config)?);
-    phases.end_with(Phase::Session, |line| line.field("threads", &config.threads));
-    let outcome = warm_up(&*backend, &config.warm_up, config.limits.body_bytes)?;
-    let (word, reason) = match &outcome {
-        Outcome::Ran => ("ran", None),
-        Outcome::Skipped(reason) => ("skipped", Some(reason)),
-        Outcome::Failed(reason) => ("failed", Some(reason)),
+    let opened = |version: &str, path: &Path| {
+        phases.end_with(Phase::Dlopen, |line| line.field("runtime", version).field("library", &path.display().to_string()));
     };
-    phases.end_with(Phase::WarmUp, |line| line.field("outcome", word).optional("reason", reason));
+    let backend: Arc<dyn Backend> = match config.runtime {
+        RuntimeKind::OnnxRuntime => {
+            let runtime = onnx::Runtime::open(&config.library)?;
+            opened(runtime.version(), runtime.path());
+            Arc::new(OnnxBackend::open(&runtime, config)?)
+        }
+        RuntimeKind::TensorFlow => {
+            let runtime = tensorflow::Runtime::open(&config.library)?;
+            opened(runtime.version(), runtime.path());
+            Arc::new(TensorFlowBackend::open(&runtime, config)?)
+        }
+    };
+    phases.end_with(Phase::Session, |line| line.field("threads", &config.threads));
+    let outcome = warm_up(&*backend, &config.warm_up, config.warm_up_repeats, config.limits.body_bytes)?;
+    let (word, reason, median) = match &outcome {
+        Outcome::Ran(median) => ("ran", None, *median),
+        Outcome::Skipped(reason) => ("skipped", Some(reason), None),
+        Outcome::Failed(reason) => ("failed", Some(reason), None),
+    };
+    let median = median.map(crate::phases::milliseconds);
+    phases.end_with(Phase::WarmUp, |line| line.field("outcome", word).optional("reason", reason).optional("median_ms", median));
     Ok(backend)
 }
 

@@ -66,11 +66,10 @@ pub struct NamedTensor {
 /// # Errors
 /// See [`TensorProtoError`].
 pub fn parse(bytes: &[u8]) -> Result<NamedTensor, TensorProtoError> {
-    let mut reader = Reader { bytes, offset: 0 };
+    let mut reader = Reader::new(bytes);
     let mut fields = Fields::default();
-    while reader.offset < bytes.len() {
-        let key = reader.varint()?;
-        fields.read(&mut reader, key >> 3, (key & 7) as u8)?;
+    while let Some((field, wire)) = reader.key()? {
+        fields.read(&mut reader, field, wire)?;
     }
     fields.finish()
 }
@@ -183,17 +182,32 @@ fn from_onnx(data_type: u64) -> Option<Datatype> {
     })
 }
 
-struct Reader<'a> {
+/// Reads the fields of one protobuf message.
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     offset: usize,
 }
 
 impl<'a> Reader<'a> {
+    /// A reader at the start of a message.
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, offset: 0 }
+    }
+
+    /// The number and wire type of the next field, `None` at the end.
+    pub(crate) fn key(&mut self) -> Result<Option<(u64, u8)>, TensorProtoError> {
+        if self.offset >= self.bytes.len() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        Ok(Some((key >> 3, (key & 7) as u8)))
+    }
+
     fn damaged<T>(&self) -> Result<T, TensorProtoError> {
         Err(TensorProtoError::Damaged { offset: self.offset })
     }
 
-    fn varint(&mut self) -> Result<u64, TensorProtoError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, TensorProtoError> {
         let mut value = 0_u64;
         for shift in (0..70).step_by(7) {
             let Some(&byte) = self.bytes.get(self.offset) else { return self.damaged() };
@@ -212,13 +226,13 @@ impl<'a> Reader<'a> {
         Ok(block)
     }
 
-    fn block(&mut self) -> Result<&'a [u8], TensorProtoError> {
+    pub(crate) fn block(&mut self) -> Result<&'a [u8], TensorProtoError> {
         let length = self.varint()?;
         let Ok(length) = usize::try_from(length) else { return self.damaged() };
         self.take(length)
     }
 
-    fn expect(&mut self, field: u64, found: u8, expected: u8) -> Result<&mut Self, TensorProtoError> {
+    pub(crate) fn expect(&mut self, field: u64, found: u8, expected: u8) -> Result<&mut Self, TensorProtoError> {
         if found == expected { Ok(self) } else { Err(TensorProtoError::WireType { field, found }) }
     }
 
@@ -252,7 +266,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn skip(&mut self, field: u64, wire: u8) -> Result<(), TensorProtoError> {
+    pub(crate) fn skip(&mut self, field: u64, wire: u8) -> Result<(), TensorProtoError> {
         match wire {
             0 => self.varint().map(drop),
             1 => self.take(8).map(drop),

@@ -1,6 +1,7 @@
 //! The first run, before the model is ready: kernels are chosen and memory is taken while nobody waits.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Cancel, ModelInterface, RunError, ShapeSpec, TensorSpec};
 use crate::config::WarmUp;
@@ -10,8 +11,8 @@ use crate::tensor_proto::{self, TensorProtoError};
 /// How the first run went, where it does not keep the server from starting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was run.
-    Ran,
+    /// It was run; the median of further runs, where there were any.
+    Ran(Option<Duration>),
     /// It was not run, and why.
     Skipped(String),
     /// It failed on made-up inputs that the model need not accept.
@@ -76,16 +77,15 @@ pub enum WarmUpError {
 /// # Errors
 /// When given inputs cannot be read or run; and when zeros cannot be run because the runtime lacks a kernel, so that no
 /// request could be answered. Any other failure on zeros says little: a model may well refuse a shape or an index of 0.
-pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, largest: usize) -> Result<Outcome, WarmUpError> {
+pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, repeats: usize, largest: usize) -> Result<Outcome, WarmUpError> {
     let interface = backend.interface();
     let outputs: Vec<usize> = (0..interface.outputs.len()).collect();
     match warm_up {
         WarmUp::Off => Ok(Outcome::Skipped("it is off".into())),
         WarmUp::Folder(folder) => {
             let inputs = read_folder(folder, interface)?;
-            backend
-                .run(inputs, &outputs, &Cancel::default())
-                .map(|_| Outcome::Ran)
+            run(backend, &inputs, &outputs, repeats)
+                .map(Outcome::Ran)
                 .map_err(|source| WarmUpError::Run { inputs: format!("`{}`", folder.display()), source })
         }
         WarmUp::Zeros => {
@@ -94,13 +94,26 @@ pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, largest: usize) -> Resul
                 Ok(None) => return Ok(Outcome::Skipped(format!("zeros of its shapes take more than {largest} bytes"))),
                 Err(error) => return Ok(Outcome::Skipped(error.to_string())),
             };
-            match backend.run(inputs, &outputs, &Cancel::default()) {
-                Ok(_) => Ok(Outcome::Ran),
+            match run(backend, &inputs, &outputs, repeats) {
+                Ok(median) => Ok(Outcome::Ran(median)),
                 Err(source @ RunError::NotImplemented { .. }) => Err(WarmUpError::Run { inputs: "zeros".into(), source }),
                 Err(error) => Ok(Outcome::Failed(error.to_string())),
             }
         }
     }
+}
+
+/// Runs the model once, and then as often as is said; gives the median of the further runs.
+fn run(backend: &dyn Backend, inputs: &[Tensor], outputs: &[usize], repeats: usize) -> Result<Option<Duration>, RunError> {
+    backend.run(inputs.to_vec(), outputs, &Cancel::default())?;
+    let mut times = Vec::with_capacity(repeats);
+    for _ in 0..repeats {
+        let started = Instant::now();
+        backend.run(inputs.to_vec(), outputs, &Cancel::default())?;
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times.get(times.len() / 2).copied())
 }
 
 fn zeros(interface: &ModelInterface, largest: usize) -> Result<Option<Vec<Tensor>>, TensorError> {

@@ -51,6 +51,7 @@ pub(super) fn statement(facts: &Facts<'_>) -> Value {
                 "internalParameters": {
                     "layerFormat": facts.lock.format,
                     "request": facts.lock.request.to_string(),
+                    "rewriting": facts.lock.rewriting.map(|pin| pin.to_string()),
                 },
                 "resolvedDependencies": dependencies,
             },

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use super::published::PublishedError;
-use crate::layer::{CompressionError, LayerError};
+use crate::layer::{CompressionError, LayerError, ReadError};
 use crate::lock::LockError;
 use crate::model::ModelError;
 use crate::optimize::OptimizeError;
 use crate::parent::ParentError;
 use crate::platform::Platform;
+use crate::runner::RunnerError;
 use crate::runtime::RuntimeError;
 use crate::source::SourceError;
 use crate::source::package::PackageError;
@@ -106,6 +107,30 @@ pub enum BuildError {
         /// Its name.
         key: String,
     },
+    /// XLA is to compile a model that does not ask for it.
+    #[error("the model `{model}` does not ask to be compiled: no function of it has `_XlaMustCompile`")]
+    NothingToCompile {
+        /// The model.
+        model: PathBuf,
+    },
+    /// The image cannot be run while it is built.
+    #[error("failed to run the image, which XLA was to compile")]
+    Warm {
+        /// Why not.
+        source: Box<RunnerError>,
+    },
+    /// The image cannot be unpacked to be run.
+    #[error("failed to unpack the image, which XLA was to compile")]
+    Unpack {
+        /// Why not.
+        source: Box<ReadError>,
+    },
+    /// What XLA compiled cannot be read.
+    #[error("failed to take over what XLA compiled")]
+    Compiled {
+        /// Why not.
+        source: std::io::Error,
+    },
     /// `SOURCE_DATE_EPOCH` is no number.
     #[error("SOURCE_DATE_EPOCH is `{found}`, expected a whole number of seconds since 1970")]
     Epoch {
@@ -129,6 +154,12 @@ impl BuildError {
             Self::Runtime(error) => error.hint(),
             Self::Optimize(error) => error.hint(),
             Self::Layer { source, .. } => source.hint().map(str::to_owned),
+            Self::NothingToCompile { .. } => {
+                Some("export it with `tf.function(jit_compile=True)`, or build with `--xla auto`".to_owned())
+            }
+            Self::Warm { .. } | Self::Unpack { .. } | Self::Compiled { .. } => {
+                Some("`--no-warm` builds without running the image".to_owned())
+            }
             Self::NoServer { .. } => Some("run `make install`, or name one with `--server`".to_owned()),
             Self::ServerPlatform { .. } => {
                 Some("name a server for that platform with `--server`, or as `server.binary` in the recipe".to_owned())

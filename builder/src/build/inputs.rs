@@ -7,12 +7,13 @@ use super::{BuildError, BuildOptions};
 use crate::digest::Digest;
 use crate::elf::{ElfObject, Machine};
 use crate::layer;
-use crate::lock::{Chooser, Lock, LockRequest, ServerPin};
-use crate::model::{Format, Model, OperatorTable, check_operators};
+use crate::lock::{Chooser, Lock, LockRequest, RewritingPin, ServerPin};
+use crate::model::{Content, Format, Model, OperatorTable, TensorFlowOperators, check_operators};
 use crate::parent::{Parent, ParentName, Parents};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::recipe::{BaseChoice, Recipe, User};
+use crate::rewrite::REWRITE_FORMAT;
 use crate::runtime::RuntimeRequest;
 use crate::source::debian::Release;
 use crate::source::package::Package;
@@ -20,8 +21,13 @@ use crate::source::{Environment, Pin, Request, Sources};
 use crate::store::Store;
 use crate::template::{BaseImage, Contents, Data, Loaded, ModelFormat, StackTemplate};
 
-/// The stack that serves ONNX models unless the user says otherwise.
-const DEFAULT_ONNX_STACK: &str = "onnx-cpu";
+/// The stack that serves models of a format unless the user says otherwise.
+fn default_stack(format: Format) -> &'static str {
+    match format {
+        Format::Onnx => "onnx-cpu",
+        Format::SavedModel => "tf-xla",
+    }
+}
 
 /// The description that surrounds a base that is named as an image.
 const PLAIN_BASE: &str = "scratch";
@@ -159,9 +165,10 @@ impl Inputs {
             server: self.server.path.clone(),
             server_version: self.server.pin.sha256.short(),
             custom_operators: &recipe.custom_operators,
-            model: self.model.as_ref().map(|model| &model.onnx),
+            model: self.model.as_ref(),
             platform: recipe.platform,
             minimize: recipe.minimize,
+            bind: recipe.bind,
             keep: &recipe.keep,
         }
     }
@@ -180,11 +187,16 @@ pub(super) struct Choice {
 impl Choice {
     /// Opens the model and checks it against its stack.
     pub fn of(recipe: &Recipe) -> Result<Self, BuildError> {
-        let choice = Self::without_model(recipe, Some(Model::open(&recipe.model)?))?;
+        let choice = Self::without_model(recipe, Some(Model::open_selected(&recipe.model, &recipe.saved_model)?))?;
         if let (Some(model), Some(table)) = (&choice.model, &choice.stack.value.operators) {
             let loaded = Data::locate().operators(table)?;
-            let table = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
-            check_operators(&model.onnx, &table, &recipe.custom_domains)?;
+            let text = String::from_utf8_lossy(&loaded.value);
+            match &model.content {
+                Content::Onnx(onnx) => {
+                    check_operators(onnx, &OperatorTable::parse(&text)?, &recipe.custom_domains)?;
+                }
+                Content::SavedModel(saved) => saved.check_operators(&TensorFlowOperators::parse(&text)?, &model.path)?,
+            }
         }
         Ok(choice)
     }
@@ -192,8 +204,10 @@ impl Choice {
     /// Finds the data files of a recipe's stack and base.
     pub fn without_model(recipe: &Recipe, model: Option<Model>) -> Result<Self, BuildError> {
         let data = Data::locate();
-        let stack = data.template(recipe.stack.as_deref().unwrap_or(DEFAULT_ONNX_STACK))?;
-        check_stack(&stack.value, model.as_ref(), recipe.platform)?;
+        let stack = data.template(
+            recipe.stack.as_deref().unwrap_or(default_stack(model.as_ref().map_or(Format::Onnx, |model| model.format))),
+        )?;
+        check_stack(&stack.value, model.as_ref(), recipe)?;
         let (base, base_image) = base_of(recipe, &data)?;
         Ok(Self { model, stack, base, base_image })
     }
@@ -209,6 +223,7 @@ impl Choice {
             platform: recipe.platform,
             data: Digest::of(format!("{}\n{}\n", self.stack.digest, self.base.digest).as_bytes()),
             server,
+            rewriting: rewriting(&self.stack.value, recipe),
             requests,
             base_image: self.base_image.clone(),
         };
@@ -286,20 +301,32 @@ fn user_of(recipe: &Recipe, base: &BaseImage, parent: Option<&Parent>, progress:
     Ok(user)
 }
 
-fn check_stack(stack: &StackTemplate, model: Option<&Model>, platform: Platform) -> Result<(), BuildError> {
+fn check_stack(stack: &StackTemplate, model: Option<&Model>, recipe: &Recipe) -> Result<(), BuildError> {
     let wrong = |what: String, expected: String| BuildError::Stack { stack: stack.name.clone(), what, expected };
     let format = model.map(|model| match model.format {
-        Format::Onnx => (ModelFormat::Onnx, "ONNX models"),
-        Format::SavedModel => (ModelFormat::SavedModel, "SavedModels"),
+        Format::Onnx => ModelFormat::Onnx,
+        Format::SavedModel => ModelFormat::SavedModel,
     });
-    if let Some((_, name)) = format.filter(|(format, _)| !stack.models.contains(format)) {
-        return Err(wrong(name.to_owned(), format!("{:?}", stack.models)));
+    if let Some(format) = format.filter(|format| !stack.models.contains(format)) {
+        let known: Vec<&str> = stack.models.iter().map(|format| format.name()).collect();
+        return Err(wrong(format.name().to_owned(), known.join(" or ")));
     }
+    if format == Some(ModelFormat::SavedModel) && !recipe.custom_operators.is_empty() {
+        let expected = "operators of TensorFlow itself".to_owned();
+        return Err(wrong("models that need a library of custom operators".to_owned(), expected));
+    }
+    let platform = recipe.platform;
     if !stack.platforms.contains(&platform) {
         let known: Vec<String> = stack.platforms.iter().map(ToString::to_string).collect();
         return Err(wrong(format!("on {platform}"), known.join(" or ")));
     }
     Ok(())
+}
+
+/// How the libraries of a stack are rewritten, where some are.
+fn rewriting(stack: &StackTemplate, recipe: &Recipe) -> Option<RewritingPin> {
+    let mut rules = stack.packages.iter().flat_map(|package| &package.libraries).filter(|rule| rule.strip || rule.bind.is_some());
+    rules.next().map(|_| RewritingPin { format: REWRITE_FORMAT, bind: recipe.bind })
 }
 
 /// What to pin for a stack: its packages, or the recipe's directory or archive in place of them.

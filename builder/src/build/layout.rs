@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::warm::Xla;
 use super::{BuildError, Inputs};
 use crate::digest::Digest;
 use crate::layer::{self, IndexKind};
+use crate::model::Content as ModelContent;
 use crate::optimize::Prepared;
 use crate::parent::Parent;
 use crate::recipe::Recipe;
+use crate::report::XlaMode;
 use crate::runtime::Runtime;
 use crate::store::Store;
 use crate::template::User;
@@ -17,6 +20,8 @@ use crate::tree::{Content, Entry, ImagePath, Kind, LayerName, LayoutError, Origi
 
 /// Where the server's options lie in every image.
 const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
+/// Where lies what XLA compiled ahead.
+const XLA_CACHE: &str = "/var/cache/imgserve/xla";
 
 /// Lays out what lies below the model: base, libraries, server.
 pub(super) fn lay_out_runtime(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime) -> Result<Tree, BuildError> {
@@ -28,17 +33,20 @@ pub(super) fn lay_out_runtime(recipe: &Recipe, inputs: &Inputs, runtime: &Runtim
     Ok(ground.tree)
 }
 
-/// Adds the model and the user's files to a tree. Reads no weights: their digests are known or cached.
+/// Adds the model, what XLA compiled of it, and the user's files to a tree. Reads no weights: their digests are known or cached.
 pub(super) fn lay_out_model(
     tree: Tree,
     recipe: &Recipe,
     inputs: &Inputs,
     runtime: &Runtime,
-    prepared: &Prepared,
+    ready: &Ready<'_>,
     store: &Store,
 ) -> Result<Tree, BuildError> {
     let mut ground = Ground { tree, parent: inputs.parent.as_ref() };
-    add_model(&mut ground, recipe, runtime, prepared)?;
+    add_model(&mut ground, recipe, inputs, runtime, ready)?;
+    if let Some(xla) = ready.xla {
+        lay_out_compiled(&mut ground, xla)?;
+    }
     for extra in &recipe.files {
         let (digest, size) = layer::digest_file(&extra.from, store)
             .map_err(|source| BuildError::ExtraFile { path: extra.from.clone(), source })?;
@@ -130,30 +138,88 @@ fn parent_join(link: &ImagePath, target: &str) -> String {
     }
 }
 
-fn add_model(ground: &mut Ground<'_>, recipe: &Recipe, runtime: &Runtime, prepared: &Prepared) -> Result<(), BuildError> {
+/// A model as it goes into the image.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ready<'a> {
+    /// Its files and the options that go with them.
+    pub prepared: &'a Prepared,
+    /// What XLA does of it, where it can.
+    pub xla: Option<&'a Xla>,
+}
+
+fn add_model(
+    ground: &mut Ground<'_>,
+    recipe: &Recipe,
+    inputs: &Inputs,
+    runtime: &Runtime,
+    ready: &Ready<'_>,
+) -> Result<(), BuildError> {
     let folder: ImagePath = format!("/models/{}", recipe.name).parse()?;
-    for file in &prepared.files {
+    // Files keep their names and their places to each other, by which the model refers to them.
+    for file in &ready.prepared.files {
         let path = folder.join(&file.location)?;
         let kind = Kind::File { content: Content::Disk(file.path.clone()), size: file.size, digest: Some(file.digest) };
         let origin = Origin::User { path: path.file_name().to_owned() };
         ground.add(path, kind, 0o644, Provenance { layer: LayerName::Model, origin, reason: file.reason.clone() })?;
     }
-    let config = server_config(recipe, &folder.join(&prepared.files[0].location)?, runtime, prepared)?;
+    let config = server_config(recipe, inputs, &folder, runtime, ready)?;
     let provenance = Provenance::generated(LayerName::Model, "tells the server which model to serve");
     ground.add(SERVER_CONFIG.parse()?, in_memory(config), 0o644, provenance)?;
     Ok(())
 }
 
+/// What XLA compiled, and what a processor must be able to do to run it.
+fn lay_out_compiled(ground: &mut Ground<'_>, xla: &Xla) -> Result<(), BuildError> {
+    if xla.cache.is_empty() {
+        return Ok(());
+    }
+    let folder: ImagePath = XLA_CACHE.parse()?;
+    for (name, blob) in &xla.cache {
+        let kind = Kind::File { content: Content::Disk(blob.path.clone()), size: blob.size, digest: Some(blob.digest) };
+        let provenance =
+            Provenance::generated(LayerName::Compiled, "a cluster of operators that XLA compiled while the image was built");
+        ground.add(folder.join(name)?, kind, 0o644, provenance)?;
+    }
+    let flags = format!("{}\n", xla.cpu_flags).into_bytes();
+    let provenance = Provenance::generated(LayerName::Compiled, "the features of the processor that XLA compiled for");
+    ground.add(folder.join("cpu-flags")?, in_memory(flags), 0o644, provenance)?;
+    Ok(())
+}
+
 /// The server's file: sorted keys, so that equal options are equal bytes.
-fn server_config(recipe: &Recipe, model: &ImagePath, runtime: &Runtime, prepared: &Prepared) -> Result<Vec<u8>, BuildError> {
+fn server_config(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    folder: &ImagePath,
+    runtime: &Runtime,
+    ready: &Ready<'_>,
+) -> Result<Vec<u8>, BuildError> {
     let mut config: BTreeMap<String, Value> = BTreeMap::new();
     config.insert("model_name".to_owned(), Value::from(recipe.name.clone()));
-    config.insert("model_path".to_owned(), Value::from(model.to_string()));
+    match &inputs.model().content {
+        ModelContent::Onnx(_) => {
+            let file = folder.join(&ready.prepared.files[0].location)?;
+            config.insert("model_path".to_owned(), Value::from(file.to_string()));
+        }
+        ModelContent::SavedModel(saved) => {
+            config.insert("backend".to_owned(), Value::from(inputs.stack.backend.clone()));
+            config.insert("model_path".to_owned(), Value::from(folder.to_string()));
+            config.insert("saved_model_tags".to_owned(), Value::from(saved.tags.clone()));
+            config.insert("signature".to_owned(), Value::from(saved.signature.clone()));
+            if let Some(xla) = ready.xla {
+                let mode = if xla.report.mode == XlaMode::Auto { "auto" } else { "off" };
+                config.insert("xla".to_owned(), Value::from(mode));
+                if !xla.cache.is_empty() {
+                    config.insert("xla_cache".to_owned(), Value::from(XLA_CACHE));
+                }
+            }
+        }
+    }
     if !runtime.custom_operators.is_empty() {
         let paths: Vec<String> = runtime.custom_operators.iter().map(ToString::to_string).collect();
         config.insert("custom_op_libraries".to_owned(), Value::from(paths));
     }
-    config.extend(prepared.options.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    config.extend(ready.prepared.options.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
     for (key, value) in &recipe.server_options {
         let value = serde_json::to_value(value).map_err(|_| BuildError::ServerOption { key: key.clone() })?;
         config.insert(key.replace('-', "_"), value);

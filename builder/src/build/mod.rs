@@ -5,6 +5,7 @@ mod inputs;
 mod layout;
 mod published;
 mod sizes;
+mod warm;
 
 pub use error::BuildError;
 pub use inputs::{Inputs, ServerBinary};
@@ -15,10 +16,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use inputs::Choice;
+use layout::Ready;
+use sizes::Findings;
 
 use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory, timestamp};
 use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
 use crate::lock::{Lock, LockError, LockMode};
+use crate::model::{Content, Model};
 use crate::optimize;
 use crate::parent::Parent;
 use crate::plan;
@@ -32,6 +36,7 @@ use crate::source::Reach;
 use crate::store::Store;
 use crate::template::ReleaseRule;
 use crate::tree::{LayerName, Tree};
+use warm::Xla;
 
 /// How a build is done, as opposed to what is built.
 #[derive(Debug, Clone)]
@@ -79,7 +84,7 @@ pub struct Built {
 /// The first stage that fails says why; nothing but the store and the lock was written.
 pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Built, BuildError> {
     let compression: CompressionChoice = recipe.compression.parse()?;
-    let Foundation { mut inputs, runtime, tree, finished } = match &options.published {
+    let Foundation { mut inputs, runtime, tree: below, finished } = match &options.published {
         Some(published) => Foundation::of_published(recipe, options, compression, published, progress)?,
         None => Foundation::of_packages(Choice::of(recipe)?, recipe, options, store, progress)?,
     };
@@ -87,16 +92,35 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     if let Some(change) = inputs.lock.pin_optimized(prepared.pin.clone(), &recipe.lock_path(), options.lock)? {
         progress.warn(change);
     }
-    let tree = layout::lay_out_model(tree, recipe, &inputs, &runtime, &prepared, store)?;
+    let lay_out = |xla: Option<&Xla>| {
+        layout::lay_out_model(below.clone(), recipe, &inputs, &runtime, &Ready { prepared: &prepared, xla }, store)
+    };
+    let mut xla = xla(recipe, inputs.model())?;
+    let mut tree = lay_out(xla.as_ref())?;
     let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
-    let written = write_layers(&tree, finished, &format, store, progress)?;
+    let mut written = write_layers(&tree, finished.clone(), &format, store, progress)?;
+    let composition = sizes::composition(recipe, &inputs, &runtime);
+    if let Some(before) = xla.take() {
+        let image = assemble(recipe, &inputs, options, &written, &composition);
+        let after = warm::warm(before, recipe, &image, store, progress)?;
+        tree = lay_out(Some(&after))?;
+        written = write_again(&tree, finished, &format, &written, store, progress)?;
+        xla = Some(after);
+    }
     // Last, so that a build that fails leaves the lock as it was.
     if !options.dry_run {
         inputs.lock.save(&recipe.lock_path())?;
     }
-    let composition = sizes::composition(recipe, &inputs, &runtime);
     let image = assemble(recipe, &inputs, options, &written, &composition);
-    let report = sizes::report(recipe, &inputs, &runtime, prepared.report, &tree, &written, &image);
+    let report = sizes::report(
+        recipe,
+        &inputs,
+        &runtime,
+        Findings { optimization: prepared.report, xla: xla.map(|xla| xla.report) },
+        &tree,
+        &written,
+        &image,
+    );
     let reused = written.iter().filter(|(_, outcome)| outcome.reused).map(|(name, _)| *name).collect();
     let base_reference = inputs.parent.as_ref().and_then(|parent| parent.name.reference().cloned());
     let Inputs { lock, lock_changes, base, .. } = inputs;
@@ -188,7 +212,7 @@ impl Foundation {
         progress: &Progress,
     ) -> Result<Self, BuildError> {
         let inputs = choice.obtain(recipe, options, store, progress)?;
-        let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store)?;
+        let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store, progress)?;
         let tree = layout::lay_out_runtime(recipe, &inputs, &runtime)?;
         Ok(Self { inputs, runtime, tree, finished: Written::new() })
     }
@@ -211,7 +235,8 @@ impl Foundation {
         }
         let mut lock = published.record.lock.clone();
         let (request, _) = choice.lock_request(recipe, lock.server.clone())?;
-        let needed = published::Needed { stack: &choice.stack.value.name, request: request.digest(), lock: own.as_ref() };
+        let (stack, rewriting) = (&choice.stack.value.name, request.rewriting);
+        let needed = published::Needed { stack, request: request.digest(), rewriting, lock: own.as_ref() };
         published.check(recipe, options, compression, &needed)?;
         let is_stale = |own: &&Lock| options.lock == LockMode::Locked && published::shared_part(own) != lock;
         if let Some(own) = own.as_ref().filter(is_stale) {
@@ -259,6 +284,34 @@ fn write_layers(
             Ok((planned.name, outcome))
         })
         .collect()
+}
+
+/// Writes the layers of a tree that changed after it was written: what was new then is new still.
+fn write_again(
+    tree: &Tree,
+    finished: Written,
+    format: &LayerFormat,
+    before: &Written,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Written, BuildError> {
+    let mut written = write_layers(tree, finished, format, store, &Progress::silent())?;
+    for (name, outcome) in &mut written {
+        let same = before.iter().find(|(_, earlier)| earlier.layer.descriptor.digest == outcome.layer.descriptor.digest);
+        match same {
+            Some((_, earlier)) => outcome.reused = earlier.reused,
+            None => progress.note(format!("layer {name} {}", outcome.layer.descriptor.digest.short())),
+        }
+    }
+    Ok(written)
+}
+
+/// What XLA does, for models that it can compile.
+fn xla(recipe: &Recipe, model: &Model) -> Result<Option<Xla>, BuildError> {
+    match &model.content {
+        Content::SavedModel(model) => Xla::choose(recipe, model.must_compile).map(Some),
+        Content::Onnx(_) => Ok(None),
+    }
 }
 
 fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &Written, composition: &Composition) -> Image {

@@ -12,7 +12,7 @@ use super::{BuildOptions, Written};
 use crate::digest::Digest;
 use crate::image::{Blobs, Descriptor, Image, ImageConfig, Layer};
 use crate::layer::{CompressionChoice, FileBytes, LayerOutcome};
-use crate::lock::Lock;
+use crate::lock::{Lock, RewritingPin};
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{Level, Library, Links, Omission, PackageSize};
 use crate::runtime::{Runtime, Taken};
@@ -332,6 +332,8 @@ impl PublishedRuntime {
         same("compression", settings.compression.to_string(), wanted.compression.to_string())?;
         same("SOURCE_DATE_EPOCH", settings.epoch.to_string(), wanted.epoch.to_string())?;
         same("minimize", settings.minimize.to_string(), wanted.minimize.to_string())?;
+        let rewriting = |pin: Option<RewritingPin>| pin.map_or_else(|| "none".to_owned(), |pin| pin.to_string());
+        same("rewriting of libraries", rewriting(lock.rewriting), rewriting(needed.rewriting))?;
         same("kept libraries", settings.keep.join(", "), wanted.keep.join(", "))?;
         same("user", settings.user.clone(), wanted.user)?;
         if let Some(own) = needed.lock {
@@ -382,6 +384,8 @@ pub(super) struct Needed<'a> {
     pub stack: &'a str,
     /// What the lock's `request` must be.
     pub request: Digest,
+    /// How libraries are rewritten.
+    pub rewriting: Option<RewritingPin>,
     /// The lock that is there.
     pub lock: Option<&'a Lock>,
 }

@@ -8,7 +8,7 @@ use crate::model::Model;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{
     BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, SCHEMA, SizeReport,
-    Totals, VERSION,
+    Totals, VERSION, XlaReport,
 };
 use crate::runtime::Runtime;
 use crate::tree::{LayerName, Origin, Tree};
@@ -26,12 +26,21 @@ pub(super) fn composition(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime) -
     }
 }
 
+/// What other stages found out about the model.
+#[derive(Debug)]
+pub(super) struct Findings {
+    /// How it was made to start fast.
+    pub optimization: Optimization,
+    /// What XLA does.
+    pub xla: Option<XlaReport>,
+}
+
 /// The size report.
 pub(super) fn report(
     recipe: &Recipe,
     inputs: &Inputs,
     runtime: &Runtime,
-    optimization: Optimization,
+    found: Findings,
     tree: &Tree,
     written: &Written,
     image: &Image,
@@ -59,7 +68,7 @@ pub(super) fn report(
         let bytes =
             Bytes { unpacked: outcome.files.iter().map(|file| file.size).sum(), compressed: outcome.layer.descriptor.size };
         totals.image.add(bytes);
-        if *name != LayerName::Model {
+        if !matches!(name, LayerName::Model | LayerName::Compiled) {
             totals.without_model.add(bytes);
         }
         layers.push(LayerSize {
@@ -83,10 +92,10 @@ pub(super) fn report(
         },
         model: ModelIdentity {
             name: recipe.name.clone(),
-            format: "onnx".to_owned(),
+            format: inputs.model.as_ref().map_or_else(String::new, |model| model.format.to_string()),
             size: inputs.model.as_ref().map_or(0, Model::total_size),
         },
-        optimization: Some(optimization),
+        optimization: Some(found.optimization),
         stack: inputs.stack.name.clone(),
         base: recipe.base.to_string(),
         minimize: recipe.minimize,
@@ -97,6 +106,7 @@ pub(super) fn report(
         files,
         omitted: runtime.omitted.clone(),
         links: runtime.links.clone(),
+        xla: found.xla,
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::exit_code;
 use crate::platform::Platform;
-use crate::recipe::{Minimize, Optimize};
+use crate::recipe::{Minimize, Optimize, XlaChoice};
 
 /// Builds the smallest OCI image that serves a machine-learning model.
 #[derive(Debug, Parser)]
@@ -82,7 +82,7 @@ pub enum Command {
 /// What is to be built, as `build` and `lock` share it.
 #[derive(Debug, Args)]
 pub struct RecipeArgs {
-    /// The model: an ONNX file [default: the model of imgbuild.toml]
+    /// The model: an ONNX file or the folder of a SavedModel [default: the model of imgbuild.toml]
     #[arg(value_hint = ValueHint::FilePath)]
     pub model: Option<PathBuf>,
 
@@ -90,7 +90,7 @@ pub struct RecipeArgs {
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
 
-    /// Runtime stack: auto or onnx-cpu
+    /// Runtime stack: auto, onnx-cpu or tf-xla
     #[arg(long, value_name = "STACK")]
     pub stack: Option<String>,
 
@@ -140,6 +140,8 @@ pub struct RegistryArgs {
       sends the image to a registry and writes its size report
   imgbuild build model.onnx -o docker-daemon:magika:1 -o oci-archive:magika.tar
       loads it in Docker and writes an archive as well
+  imgbuild build saved_model --xla measure
+      serves a SavedModel with TensorFlow, compiled by XLA if that is faster
   imgbuild build --locked --offline
       builds imgbuild.toml from the store alone, with exactly the pinned inputs
   imgbuild build model.onnx --platform linux/amd64,linux/arm64 --server imgserve-{arch} -t localhost:5000/acme/magika:1 --push
@@ -197,6 +199,18 @@ pub struct BuildArgs {
     /// Keep this library whatever the rules say (may be repeated)
     #[arg(long, value_name = "LIBRARY")]
     pub keep: Vec<String>,
+
+    /// Strip the stack's libraries only; do not bind lookups within them
+    #[arg(long)]
+    pub no_bind: bool,
+
+    /// Whether XLA compiles a SavedModel [default: auto]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub xla: Option<XlaChoice>,
+
+    /// Do not run the image while it is built, so that nothing is compiled ahead
+    #[arg(long)]
+    pub no_warm: bool,
 
     /// Say what would be built, and write nothing but the store
     #[arg(long)]

@@ -74,6 +74,9 @@ pub(super) fn overrides_of(args: &BuildArgs, platform: Option<Platform>) -> Over
         tags: args.tag.clone(),
         outputs: args.output.clone(),
         keep: args.keep.clone(),
+        bind: args.no_bind.then_some(false),
+        xla: args.xla,
+        warm: args.no_warm.then_some(false),
         ..overrides(&args.recipe, platform)
     }
 }

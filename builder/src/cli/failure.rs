@@ -68,6 +68,8 @@ impl From<BuildError> for Failure {
             BuildError::Store(_) | BuildError::Optimize(OptimizeError::Store(_) | OptimizeError::Rewrite { .. }) => {
                 exit_code::STORAGE
             }
+            BuildError::Compiled { .. } => exit_code::STORAGE,
+            BuildError::Warm { .. } => exit_code::CONTAINER,
             BuildError::Layer { source, .. } if is_about_input(source) => exit_code::UNUSABLE_INPUT,
             BuildError::Layer { .. } => exit_code::STORAGE,
             _ => exit_code::UNUSABLE_INPUT,

@@ -65,6 +65,10 @@ pub struct PublishArgs {
     #[arg(long, value_name = "LIBRARY")]
     pub keep: Vec<String>,
 
+    /// Strip the stack's libraries only; do not bind lookups within them
+    #[arg(long)]
+    pub no_bind: bool,
+
     /// Refuse unless the lock is there and up to date
     #[arg(long)]
     pub locked: bool,
@@ -110,6 +114,7 @@ pub(super) fn publish(context: &Context, args: PublishArgs) -> Result<u8, Failur
         minimize: args.minimize,
         server: args.server,
         keep: args.keep,
+        bind: args.no_bind.then_some(false),
         ..Overrides::default()
     };
     let recipe = Recipe::load(file, overrides)?;

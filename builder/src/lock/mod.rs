@@ -8,12 +8,14 @@ mod obtain;
 
 pub use obtain::{Chooser, LockMode, LockRequest, Obtained};
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::parent::{ParentError, ParentPin};
+use crate::rewrite::REWRITE_FORMAT;
 use crate::source::{Pin, SourceError};
 use crate::template::strict::{self, StrictError};
 
@@ -40,6 +42,9 @@ pub struct Lock {
     pub request: Digest,
     /// The inference server that the image gets.
     pub server: ServerPin,
+    /// How libraries are rewritten, where the stack has them rewritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewriting: Option<RewritingPin>,
     /// The model as the image's runtime optimised it, where it was asked to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimized: Option<OptimizedPin>,
@@ -59,6 +64,22 @@ pub struct ServerPin {
     pub sha256: Digest,
     /// Its bytes.
     pub size: u64,
+}
+
+/// What decides the bytes of rewritten libraries besides the libraries themselves and their rules in the template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewritingPin {
+    /// Version of the rewriting.
+    pub format: u32,
+    /// Whether libraries are bound, and not only stripped.
+    pub bind: bool,
+}
+
+impl fmt::Display for RewritingPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "format {} {} binding", self.format, if self.bind { "with" } else { "without" })
+    }
 }
 
 /// A model that the image's runtime optimised at a level that is meant to give the same bytes on every CPU.
@@ -103,7 +124,7 @@ pub enum LockError {
     Newer {
         /// The file.
         path: PathBuf,
-        /// `version` or `format`.
+        /// `version`, `format` or `rewriting.format`.
         what: &'static str,
         /// What it says.
         found: u32,
@@ -183,8 +204,13 @@ impl Lock {
     pub fn parse(text: &str, path: &Path) -> Result<Self, LockError> {
         // The version is looked at before anything else, so that a newer file is refused as newer and not as misspelt.
         let versions: toml::Table = strict::parse(text, &path.display().to_string())?;
-        for (what, known) in [("version", VERSION), ("format", crate::layer::FORMAT_VERSION)] {
-            let found = versions.get(what).and_then(toml::Value::as_integer).and_then(|found| u32::try_from(found).ok());
+        let rewriting = versions.get("rewriting").and_then(|rewriting| rewriting.get("format"));
+        for (what, found, known) in [
+            ("version", versions.get("version"), VERSION),
+            ("format", versions.get("format"), crate::layer::FORMAT_VERSION),
+            ("rewriting.format", rewriting, REWRITE_FORMAT),
+        ] {
+            let found = found.and_then(toml::Value::as_integer).and_then(|found| u32::try_from(found).ok());
             if let Some(found) = found.filter(|found| *found > known) {
                 return Err(LockError::Newer { path: path.to_owned(), what, found, known });
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Lock, LockError, OptimizedPin, ServerPin, VERSION};
+use super::{Lock, LockError, OptimizedPin, RewritingPin, ServerPin, VERSION};
 use crate::digest::Digest;
 use crate::layer::FORMAT_VERSION;
 use crate::parent::{ParentName, ParentPin, Parents};
@@ -35,6 +35,8 @@ pub struct LockRequest {
     pub data: Digest,
     /// The inference server.
     pub server: ServerPin,
+    /// How libraries are rewritten, where some are.
+    pub rewriting: Option<RewritingPin>,
     /// The packages to pin, in order.
     pub requests: Vec<Request>,
     /// The image that everything is put upon, where the base is one.
@@ -154,6 +156,7 @@ impl Lock {
             platform: request.platform.to_string(),
             request: request.digest(),
             server: request.server.clone(),
+            rewriting: request.rewriting,
             optimized: old.as_ref().filter(|_| mode != LockMode::Update).and_then(|lock| lock.optimized.clone()),
             base_image,
             inputs: pins.into_iter().flatten().collect(),
@@ -211,6 +214,9 @@ impl Lock {
         if self.request != needed.request {
             return Some(format!("the data of stack `{}` or base `{}` changed since it was written", self.stack, self.base));
         }
+        if self.rewriting != needed.rewriting {
+            return Some(format!("libraries are {}, expected {}", rewriting(self.rewriting), rewriting(needed.rewriting)));
+        }
         (self.server != needed.server)
             .then(|| format!("its server is {}, and the one at hand is {}", self.server.sha256, needed.server.sha256))
     }
@@ -247,11 +253,19 @@ impl Lock {
         if old.server != self.server {
             changes.push(format!("imgserve is now {}", self.server.sha256.short()));
         }
+        if old.rewriting != self.rewriting {
+            changes.push(format!("libraries are now {}", rewriting(self.rewriting)));
+        }
         if changes.is_empty() && old != self {
             changes.push("stack, base or platform changed".to_owned());
         }
         changes
     }
+}
+
+/// What a lock says about the rewriting of libraries, in words.
+fn rewriting(pin: Option<RewritingPin>) -> String {
+    pin.map_or_else(|| "not rewritten".to_owned(), |pin| format!("rewritten in {pin}"))
 }
 
 /// Tells whether a pin is what a request asks for. Local files never fit without being hashed again.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::format::Found;
 use super::problem::OperatorProblem;
+use super::saved_model::SavedModelProblem;
 
 /// The largest single file that protobuf readers, and so ONNX Runtime, can parse, in bytes.
 pub const SINGLE_FILE_LIMIT: u64 = i32::MAX as u64;
@@ -23,7 +24,7 @@ pub enum ModelError {
         source: io::Error,
     },
     /// The path names a directory that is no model.
-    #[error("`{}` is a directory, expected an ONNX file", path.display())]
+    #[error("`{}` is a directory without `saved_model.pb`, expected an ONNX file or a SavedModel", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -42,11 +43,13 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
     },
-    /// The path names a SavedModel directory.
-    #[error("`{}` is a TensorFlow SavedModel, which no stack of this version serves; expected an ONNX model", path.display())]
+    /// A SavedModel cannot be used.
+    #[error("SavedModel `{}` {problem}", path.display())]
     SavedModel {
         /// The directory.
         path: PathBuf,
+        /// What is wrong with it.
+        problem: Box<SavedModelProblem>,
     },
     /// The file is something else.
     #[error("`{}` is {found}, expected an ONNX model", path.display())]
@@ -350,10 +353,10 @@ impl ModelError {
     pub fn hint(&self) -> Option<String> {
         match self {
             ModelError::Directory { models, .. } => match models.as_slice() {
-                [] => Some("give the path of the `.onnx` file itself".to_owned()),
+                [] => Some("give the path of the `.onnx` file itself, or of the folder that has `saved_model.pb`".to_owned()),
                 names => Some(format!("give the path of the file itself: the directory has {}", names.join(", "))),
             },
-            ModelError::SavedModel { .. } => Found::SavedModel.hint().map(str::to_owned),
+            ModelError::SavedModel { problem, .. } => problem.hint(),
             ModelError::NotOnnx { found, .. } => found.hint().map(str::to_owned),
             ModelError::Empty { .. } | ModelError::Truncated { .. } | ModelError::Damaged { .. } => {
                 Some("fetch or export the file again, and compare its size or digest with the original".to_owned())

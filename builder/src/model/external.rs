@@ -95,16 +95,7 @@ pub(crate) fn verify(model: &Path, tensors: Vec<ExternalTensor>) -> Result<Vec<E
         Some(parent) => parent,
         None => Path::new("."),
     };
-    let mut allowed = Vec::new();
-    for place in [fs::canonicalize(folder), fs::canonicalize(model)] {
-        let place = place.map_err(|source| ModelError::Read { path: model.to_owned(), source })?;
-        allowed.push(place);
-    }
-    if let Some(real) = allowed.pop()
-        && let Some(parent) = real.parent()
-    {
-        allowed.push(parent.to_owned());
-    }
+    let allowed = allowed(folder, model)?;
     let mut files: BTreeMap<String, ExternalFile> = BTreeMap::new();
     for tensor in tensors {
         let checked = normalize(&tensor.location).and_then(|location| {
@@ -126,6 +117,26 @@ pub(crate) fn verify(model: &Path, tensors: Vec<ExternalTensor>) -> Result<Vec<E
         })?;
     }
     Ok(files.into_values().collect())
+}
+
+/// The folders in which a model's files may lie: its own, and that of the real file where the model is a link.
+pub(crate) fn allowed(folder: &Path, model: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let mut allowed = Vec::new();
+    for place in [fs::canonicalize(folder), fs::canonicalize(model)] {
+        let place = place.map_err(|source| ModelError::Read { path: model.to_owned(), source })?;
+        allowed.push(place);
+    }
+    if let Some(real) = allowed.pop()
+        && let Some(parent) = real.parent()
+    {
+        allowed.push(parent.to_owned());
+    }
+    Ok(allowed)
+}
+
+/// Finds a file that belongs to a model, in one of the allowed folders.
+pub(crate) fn place(folder: &Path, location: &str, allowed: &[PathBuf]) -> Result<ExternalFile, ExternalProblem> {
+    inspect(folder, normalize(location)?, allowed)
 }
 
 /// Returns a location without its `.` parts, or what is wrong with it.

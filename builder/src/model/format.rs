@@ -1,5 +1,6 @@
 //! Tells from a file's own bytes what it is; names and extensions are not consulted.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -18,6 +19,15 @@ pub enum Format {
     Onnx,
     /// A TensorFlow SavedModel directory.
     SavedModel,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Onnx => "onnx",
+            Format::SavedModel => "saved_model",
+        })
+    }
 }
 
 /// What a file or a directory turned out to be.
@@ -107,11 +117,8 @@ impl Found {
     #[must_use]
     pub fn hint(self) -> Option<&'static str> {
         Some(match self {
-            Found::Onnx => return None,
-            Found::SavedModel => "convert it to ONNX first: `python -m tf2onnx.convert --saved-model DIR --output model.onnx`",
-            Found::SavedModelFile => {
-                "convert the directory that holds it to ONNX first: `python -m tf2onnx.convert --saved-model DIR --output model.onnx`"
-            }
+            Found::Onnx | Found::SavedModel => return None,
+            Found::SavedModelFile => "give the directory that holds it: `variables/` and `assets/` beside it belong to the model",
             Found::TensorFlowLite => "convert it to ONNX first: `python -m tf2onnx.convert --tflite FILE --output model.onnx`",
             Found::Ort => "give the `.onnx` file that it was made from; the builder needs its operators and opsets",
             Found::PyTorch | Found::Pickle => {
@@ -171,14 +178,20 @@ pub(crate) fn open(path: &Path) -> Result<Opened, ModelError> {
     if size == 0 {
         return Err(ModelError::Empty { path: path.to_owned() });
     }
+    let bytes = map(&file).map_err(read)?;
+    Ok(Opened::File { bytes, size })
+}
+
+/// Maps a file whose structure is read and whose weights are skipped.
+pub(super) fn map(file: &File) -> io::Result<Mmap> {
     #[expect(unsafe_code, reason = "mapping is what keeps memory flat")]
     // SAFETY: the map is private to this crate, read-only, and dropped before `Model::open` returns.
     // A file that another process shortens meanwhile ends this one with SIGBUS, as for every reader
     // of mapped files; the builder's later stages hash the file and so notice other changes.
-    let bytes = unsafe { Mmap::map(&file) }.map_err(read)?;
+    let bytes = unsafe { Mmap::map(file) }?;
     // Without it the kernel reads far ahead into weights that are skipped.
     let _ = bytes.advise(Advice::Random);
-    Ok(Opened::File { bytes, size })
+    Ok(bytes)
 }
 
 fn models_in(path: &Path) -> Vec<String> {

@@ -13,7 +13,7 @@ use super::proto::{
     AttributeProto, FunctionProto, GraphProto, LOCATION_EXTERNAL, ModelProto, NodeProto, SparseTensorProto, TensorProto, text,
 };
 use super::value::{DataType, Value};
-use super::wire::{self, DamageKind};
+use super::wire;
 
 /// IR versions beyond this one are taken for damage; the newest that exists is 14.
 pub const IR_VERSION_LIMIT: i64 = 1000;
@@ -144,22 +144,7 @@ pub(crate) fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
 /// Decodes a model; `path` is what errors name.
 pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<ModelProto, ModelError> {
     ModelProto::decode(bytes).map_err(|error| match wire::locate(bytes) {
-        Some(wire::Damage { field, offset, kind: DamageKind::Overrun { claimed, remaining } }) => {
-            ModelError::Truncated { path: path.to_owned(), field, offset, claimed, remaining }
-        }
-        Some(wire::Damage { field, offset, kind }) => ModelError::Damaged {
-            path: path.to_owned(),
-            field,
-            offset,
-            problem: match kind {
-                DamageKind::WireType { expected, found } => {
-                    format!("has wire type {found}, expected {expected}")
-                }
-                DamageKind::CutOff => "is cut off by the end of the file or of its parent".to_owned(),
-                DamageKind::TooDeep => "is nested more deeply than 100 messages".to_owned(),
-                DamageKind::NotProtobuf | DamageKind::Overrun { .. } => "is not a protobuf field".to_owned(),
-            },
-        },
+        Some(damage) => damage.into_error(path),
         None => ModelError::Damaged {
             path: path.to_owned(),
             field: "(unknown)".to_owned(),

@@ -71,6 +71,11 @@ impl DataType {
         self.row().filter(|_| self.0 != 0).map(|row| row.0)
     }
 
+    /// Whether the inference protocol has the type.
+    pub(crate) fn is_served(self) -> bool {
+        matches!(self.0, 1..=13 | 16)
+    }
+
     /// Returns the bytes that a number of elements take, packed as ONNX packs them.
     ///
     /// `None` for strings, for unknown types, and for sizes beyond 64 bits.

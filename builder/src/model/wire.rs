@@ -4,6 +4,9 @@
 //! lengths. It reads keys and lengths only, so that it is quick on files of any size.
 
 use std::fmt::Write as _;
+use std::path::Path;
+
+use super::error::ModelError;
 
 /// What is wrong, and where in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +141,7 @@ impl Outline {
 /// Lists the fields at the top of a file, without descending.
 pub(crate) fn outline(bytes: &[u8]) -> Outline {
     let mut outline = Outline::default();
-    let mut cursor = Cursor { bytes, at: 0, end: bytes.len() };
+    let mut cursor = Cursor::over(bytes, 0, bytes.len());
     while !cursor.is_done() {
         match cursor.next(Message::Model) {
             Ok(item) => {
@@ -161,7 +164,7 @@ pub(crate) fn outline(bytes: &[u8]) -> Outline {
 
 /// Whether the bytes are a protobuf message of any kind.
 pub(crate) fn is_message(bytes: &[u8]) -> bool {
-    let mut cursor = Cursor { bytes, at: 0, end: bytes.len() };
+    let mut cursor = Cursor::over(bytes, 0, bytes.len());
     while !cursor.is_done() {
         if cursor.next(Message::Leaf).is_err() {
             return false;
@@ -172,7 +175,7 @@ pub(crate) fn is_message(bytes: &[u8]) -> bool {
 
 /// Returns the first damage in a model, or `None` if the walk finds none.
 pub(crate) fn locate(bytes: &[u8]) -> Option<Damage> {
-    walk(Cursor { bytes, at: 0, end: bytes.len() }, Message::Model, &mut Vec::new())
+    walk(Cursor::over(bytes, 0, bytes.len()), Message::Model, &mut Vec::new())
 }
 
 type Step = (&'static str, usize);
@@ -207,13 +210,31 @@ fn walk(mut cursor: Cursor<'_>, message: Message, path: &mut Vec<Step>) -> Optio
             return Some(damage(path, message, Some(item.number), start, DamageKind::TooDeep));
         }
         path.push((name, count));
-        let inner = Cursor { bytes: cursor.bytes, at: item.start, end: item.end };
+        let inner = Cursor::over(cursor.bytes, item.start, item.end);
         if let Some(found) = walk(inner, content, path) {
             return Some(found);
         }
         path.pop();
     }
     None
+}
+
+impl Damage {
+    /// The error that says so of the file at `path`.
+    pub(crate) fn into_error(self, path: &Path) -> ModelError {
+        let Damage { field, offset, kind } = self;
+        let path = path.to_owned();
+        let problem = match kind {
+            DamageKind::Overrun { claimed, remaining } => {
+                return ModelError::Truncated { path, field, offset, claimed, remaining };
+            }
+            DamageKind::WireType { expected, found } => format!("has wire type {found}, expected {expected}"),
+            DamageKind::CutOff => "is cut off by the end of the file or of its parent".to_owned(),
+            DamageKind::TooDeep => "is nested more deeply than 100 messages".to_owned(),
+            DamageKind::NotProtobuf => "is not a protobuf field".to_owned(),
+        };
+        ModelError::Damaged { path, field, offset, problem }
+    }
 }
 
 fn damage(path: &[Step], message: Message, number: Option<u64>, offset: usize, kind: DamageKind) -> Damage {
@@ -236,25 +257,31 @@ fn damage(path: &[Step], message: Message, number: Option<u64>, offset: usize, k
     Damage { field: field_path, offset: offset as u64, kind }
 }
 
-/// One field and where its content lies.
-pub(super) struct Item {
+/// One field: its number, and where its content lies in the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item {
     pub number: u64,
     pub start: usize,
     pub end: usize,
 }
 
-/// The field's number where it is known, where it begins, and what is wrong.
-pub(super) type Failure = (Option<u64>, usize, DamageKind);
+/// The number of the field as far as it is known, where its key starts, and what is wrong.
+pub(crate) type Failure = (Option<u64>, usize, DamageKind);
 
-/// A place in a message.
-pub(super) struct Cursor<'a> {
+/// Steps over the fields of one message without reading their content.
+pub(crate) struct Cursor<'a> {
     pub bytes: &'a [u8],
     pub at: usize,
     pub end: usize,
 }
 
-impl Cursor<'_> {
-    pub(super) fn is_done(&self) -> bool {
+impl<'a> Cursor<'a> {
+    /// A cursor over the message that lies from `start` to `end` in a file.
+    pub(crate) fn over(bytes: &'a [u8], start: usize, end: usize) -> Cursor<'a> {
+        Cursor { bytes, at: start, end }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
         self.at >= self.end
     }
 
@@ -276,7 +303,7 @@ impl Cursor<'_> {
     }
 
     /// Steps over one field and returns where its content lies.
-    pub(super) fn next(&mut self, message: Message) -> Result<Item, Failure> {
+    pub(crate) fn next(&mut self, message: Message) -> Result<Item, Failure> {
         let offset = self.at;
         let key = self.varint().map_err(|kind| (None, offset, kind))?;
         let (number, wire) = (key >> 3, (key & 7) as u8);
@@ -300,7 +327,7 @@ impl Cursor<'_> {
             }
             1 => self.skip(8).map_err(fail)?,
             5 => self.skip(4).map_err(fail)?,
-            // Groups were dropped before ONNX existed; no field of ONNX has one.
+            // Groups were dropped before ONNX and SavedModel existed; no field of theirs has one.
             _ => return Err(fail(DamageKind::NotProtobuf)),
         };
         Ok(Item { number, start, end: self.at })

@@ -12,9 +12,10 @@ pub use error::OptimizeError;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,7 +23,7 @@ use crate::build::Inputs;
 use crate::digest::Digest;
 use crate::layer;
 use crate::lock::OptimizedPin;
-use crate::model::Externalized;
+use crate::model::{CHECKPOINT_INDEX, CHECKPOINT_SHARD, Content, Deduplicated, Externalized, Format};
 use crate::progress::Progress;
 use crate::recipe::{Optimize, Recipe};
 use crate::report::Optimization;
@@ -80,6 +81,13 @@ pub fn prepare(
     progress: &Progress,
 ) -> Result<Prepared, OptimizeError> {
     let mut prepared = Prepared::untouched(recipe, inputs, store)?;
+    if inputs.model().format == Format::SavedModel {
+        if recipe.optimize != Optimize::Off && !prepared.deduplicate(store)? {
+            prepared.report.left = Some("a SavedModel keeps its weights in files of their own already".to_owned());
+        }
+        prepared.report.after = prepared.files.iter().map(|file| file.size).sum();
+        return Ok(prepared);
+    }
     if recipe.optimize.is_by_runtime() {
         let request = offline::Request { recipe, inputs, runtime, model: prepared.files[0].digest };
         match offline::optimize(&request, store, progress)? {
@@ -100,12 +108,16 @@ pub fn prepare(
 impl Prepared {
     /// The files as they are.
     fn untouched(recipe: &Recipe, inputs: &Inputs, store: &Store) -> Result<Self, OptimizeError> {
-        // The model keeps its file name: external data is named relative to it and may have any other name.
-        let name = recipe.model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut files = vec![PreparedFile::on_disk(&name, &inputs.model().path, "the model".to_owned(), store)?];
-        for external in &inputs.model().onnx.external {
-            let reason = format!("weights that {name} keeps in a file of their own");
-            files.push(PreparedFile::on_disk(&external.location, &external.path, reason, store)?);
+        let model = inputs.model();
+        let mut files = Vec::new();
+        // Files keep their names and their places to each other, by which the model refers to them.
+        for (index, file) in model.files().iter().enumerate() {
+            let reason = match (&model.content, index) {
+                (Content::Onnx(_), 0) => "the model",
+                (Content::Onnx(_), _) => "weights that the model keeps in a file of their own",
+                (Content::SavedModel(_), _) => "a file of the SavedModel",
+            };
+            files.push(PreparedFile::on_disk(&file.location, &file.path, reason.to_owned(), store)?);
         }
         let report = Optimization {
             asked: recipe.optimize,
@@ -134,6 +146,28 @@ impl Prepared {
             self.options.insert("graph_optimization_level", Value::from("disable"));
             self.report.cpu = Some(optimized.cpu);
         }
+    }
+
+    /// Stores once what the checkpoint of a SavedModel has more than once; tells whether there was any.
+    fn deduplicate(&mut self, store: &Store) -> Result<bool, OptimizeError> {
+        let place = |name: &str| self.files.iter().position(|file| file.location == name);
+        let (Some(index), Some(shard)) = (place(CHECKPOINT_INDEX), place(CHECKPOINT_SHARD)) else { return Ok(false) };
+        let digests = (self.files[index].digest, self.files[shard].digest);
+        let key = Digest::of(format!("checkpoint {REWRITE}\n{}\n{}\n", digests.0, digests.1).as_bytes());
+        let (new, data) = match kept(store, &key)? {
+            Some(found) => found,
+            None => match write_once(&self.files[index].path, &self.files[shard].path, &key, store)? {
+                Some(written) => written,
+                None => return Ok(false),
+            },
+        };
+        self.files[index].take(new);
+        self.files[shard].take(data);
+        self.files[shard].reason = "weights of the SavedModel, without those that it stored twice".to_owned();
+        // It is that of the files as they were.
+        self.files.retain(|file| file.location != "fingerprint.pb");
+        self.report.done = Optimize::Weights;
+        Ok(true)
     }
 
     /// Moves large tensors to a file of their own.
@@ -191,6 +225,30 @@ fn kept(store: &Store, key: &Digest) -> Result<Option<(Blob, Blob)>, StoreError>
         return Ok(None);
     };
     Ok(store.find(&found.model)?.zip(store.find(&found.data)?))
+}
+
+/// Writes a checkpoint without what it has twice, where it has such.
+fn write_once(index: &Path, shard: &Path, key: &Digest, store: &Store) -> Result<Option<(Blob, Blob)>, OptimizeError> {
+    let map = |path: &Path| {
+        #[expect(unsafe_code, reason = "mapping is what keeps memory flat")]
+        // SAFETY: the map is read-only and private; a file that shrinks meanwhile would end the process, as for every reader of it.
+        let map = File::open(path).and_then(|file| unsafe { Mmap::map(&file) });
+        map.map_err(|source| OptimizeError::Read { path: path.to_owned(), source })
+    };
+    let failed = |source: io::Error| OptimizeError::Rewrite { path: shard.to_owned(), source };
+    let (old_index, old_shard) = (map(index)?, map(shard)?);
+    let plan = Deduplicated::plan(&old_index, &old_shard).map_err(|problem| OptimizeError::Read {
+        path: index.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidData, format!("it {problem}")),
+    })?;
+    let Some(plan) = plan else { return Ok(None) };
+    let (mut new, mut data) = (store.writer()?, store.writer()?);
+    new.write_all(&plan.index).map_err(failed)?;
+    plan.write_shard(&old_shard, &mut data).map_err(failed)?;
+    let (new, data) = (new.finish()?, data.finish()?);
+    let body = serde_json::to_vec(&Rewritten { model: new.digest, data: data.digest }).expect("digests are JSON");
+    store.put_record("weights", key, &body)?;
+    Ok(Some((new, data)))
 }
 
 fn rewrite(plan: &Externalized, model: &Path, key: &Digest, store: &Store) -> Result<(Blob, Blob), OptimizeError> {

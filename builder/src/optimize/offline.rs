@@ -89,7 +89,7 @@ pub(super) fn optimize(
     if request.runtime.taken.iter().any(|taken| is_elsewhere(&taken.kind)) {
         return Ok(Err("its libraries are in published layers, which are not on this machine".to_owned()));
     }
-    if !request.inputs.model().onnx.external.is_empty() {
+    if request.inputs.model().files().len() > 1 {
         return Ok(Err("its weights lie in files of their own, which the runtime would not write anew".to_owned()));
     }
     let data = test_data(&request.inputs.model().path);

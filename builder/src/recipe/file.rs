@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Budgets, Minimize, Optimize, RecipeError};
+use super::{Budgets, Minimize, Optimize, RecipeError, XlaChoice};
 use crate::template::strict;
 
 /// A commented recipe, as `imgbuild init` writes it.
@@ -37,6 +37,8 @@ pub struct RecipeFile {
     pub tags: Vec<String>,
     /// Transports.
     pub outputs: Vec<String>,
+    /// What is served of a SavedModel.
+    pub saved_model: SavedModelSection,
     /// Where the runtime's files come from.
     pub runtime: RuntimeSection,
     /// The inference server.
@@ -47,6 +49,20 @@ pub struct RecipeFile {
     pub files: Vec<ExtraFileEntry>,
     /// Limits.
     pub budgets: Budgets,
+}
+
+/// `[saved-model]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SavedModelSection {
+    /// Tags of the graph.
+    pub tags: Option<Vec<String>>,
+    /// Key of the signature.
+    pub signature: Option<String>,
+    /// `off`, `auto`, `must` or `measure`.
+    pub xla: Option<XlaChoice>,
+    /// Whether the image is run once while it is built.
+    pub warm: Option<bool>,
 }
 
 /// `[runtime]`
@@ -61,6 +77,8 @@ pub struct RuntimeSection {
     pub custom_domains: Vec<String>,
     /// Libraries to keep, by file name.
     pub keep: Vec<String>,
+    /// `false` to leave lookups within libraries to the loader.
+    pub bind: Option<bool>,
 }
 
 /// `[server]`

@@ -4,7 +4,7 @@
 
 mod file;
 
-pub use file::{ExtraFileEntry, ImageSection, RecipeFile, RuntimeSection, ServerSection, TEMPLATE};
+pub use file::{ExtraFileEntry, ImageSection, RecipeFile, RuntimeSection, SavedModelSection, ServerSection, TEMPLATE};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::model::Selection;
 use crate::platform::Platform;
 use crate::template::strict::StrictError;
 use crate::tree::{ImagePath, ImagePathError};
@@ -79,6 +80,21 @@ impl fmt::Display for Optimize {
             Self::Hardware => "hardware",
         })
     }
+}
+
+/// Whether XLA compiles a SavedModel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum XlaChoice {
+    /// Only what the model itself asks to be compiled.
+    Off,
+    /// What the model asks for, or else whatever TensorFlow finds worth it.
+    #[default]
+    Auto,
+    /// What the model asks for; one that asks for nothing is refused.
+    Must,
+    /// With and without are timed, and the faster one is kept.
+    Measure,
 }
 
 /// What lies at the bottom of the image.
@@ -163,6 +179,12 @@ pub struct Recipe {
     pub folder: PathBuf,
     /// The model's file or folder.
     pub model: PathBuf,
+    /// Which graph and signature of a SavedModel are wanted.
+    pub saved_model: Selection,
+    /// Whether XLA compiles a SavedModel.
+    pub xla: XlaChoice,
+    /// Whether the image is run once while it is built, so that XLA compiles ahead.
+    pub warm: bool,
     /// The name the model is served under.
     pub name: String,
     /// The stack's name, or `None` to choose it from the model.
@@ -191,6 +213,8 @@ pub struct Recipe {
     pub custom_domains: Vec<String>,
     /// Libraries to keep whatever the rules say, by file name.
     pub keep: Vec<String>,
+    /// Whether lookups within libraries are bound, where the stack allows it.
+    pub bind: bool,
     /// The server binary, or `None` for the one beside the builder.
     pub server: Option<PathBuf>,
     /// The name of the lock.
@@ -240,6 +264,12 @@ pub struct Overrides {
     pub server: Option<PathBuf>,
     /// Libraries to keep, added to those of the file.
     pub keep: Vec<String>,
+    /// `false` to leave lookups within libraries to the loader.
+    pub bind: Option<bool>,
+    /// Whether XLA compiles a SavedModel.
+    pub xla: Option<XlaChoice>,
+    /// Whether the image is run once while it is built.
+    pub warm: Option<bool>,
 }
 
 /// What is wrong with a recipe.
@@ -350,8 +380,14 @@ impl Recipe {
                 return Err(field("image.env", name, "a variable's name without `=`"));
             }
         }
+        let xla = overrides.xla.or(written.saved_model.xla).unwrap_or_default();
+        let warm = overrides.warm.or(written.saved_model.warm).unwrap_or(true);
+        let saved_model = written.saved_model.selection()?;
         Ok(Self {
             model,
+            saved_model,
+            xla,
+            warm,
             name,
             stack: overrides.stack.or(written.stack).filter(|stack| stack != "auto"),
             base,
@@ -366,6 +402,7 @@ impl Recipe {
             custom_operators: written.runtime.custom_operators.iter().map(|path| for_platform(in_folder(path))).collect(),
             custom_domains: written.runtime.custom_domains,
             keep: [written.runtime.keep, overrides.keep].concat(),
+            bind: overrides.bind.or(written.runtime.bind).unwrap_or(true),
             server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)).map(for_platform),
             lock_file: match overrides.one_of_several {
                 true => format!("imgbuild-{}.lock", platform.architecture()),
@@ -425,6 +462,17 @@ fn check_name(name: String, what: &str) -> Result<String, RecipeError> {
 
 fn field(field: &str, found: &str, expected: &str) -> RecipeError {
     RecipeError::Field { field: field.to_owned(), found: found.to_owned(), expected: expected.to_owned() }
+}
+
+impl SavedModelSection {
+    fn selection(self) -> Result<Selection, RecipeError> {
+        let default = Selection::default();
+        let tags = self.tags.unwrap_or(default.tags);
+        if let Some(tag) = tags.iter().find(|tag| tag.contains('\0')) {
+            return Err(field("saved-model.tags", &tag.replace('\0', "\\0"), "tags without a zero byte"));
+        }
+        Ok(Selection { tags, signature: self.signature })
+    }
 }
 
 fn parse_user(text: &str) -> Result<User, RecipeError> {

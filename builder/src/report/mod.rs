@@ -60,6 +60,49 @@ pub struct SizeReport {
     pub omitted: Vec<Omission>,
     /// The proof that the image links.
     pub links: Links,
+    /// What XLA does, for stacks that have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xla: Option<XlaReport>,
+}
+
+/// What XLA does for a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct XlaReport {
+    /// What is compiled.
+    pub mode: XlaMode,
+    /// Clusters that XLA compiled when the image was run while it was built.
+    pub clusters: Option<u64>,
+    /// The processor that they were compiled on.
+    pub cpu: Option<String>,
+    /// Why nothing was compiled ahead.
+    pub left_out: Option<String>,
+    /// Times of one run, where both ways were measured.
+    pub milliseconds: Option<XlaTimes>,
+}
+
+impl Eq for XlaReport {}
+
+/// What XLA compiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XlaMode {
+    /// Nothing.
+    Off,
+    /// What TensorFlow finds worth it.
+    Auto,
+    /// What the model itself asks for.
+    Model,
+}
+
+/// Medians of one run on one input of the smallest size, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct XlaTimes {
+    /// Compiled.
+    pub with: f64,
+    /// Not compiled.
+    pub without: f64,
 }
 
 /// Which image it is.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{BASE_IMAGE, SizeReport};
+use super::{BASE_IMAGE, SizeReport, XlaMode, XlaReport};
 use crate::recipe::Minimize;
 use crate::units::ByteSize;
 
@@ -72,7 +72,33 @@ pub fn render(report: &SizeReport) -> String {
         let _ = write!(proof, ", {} come from the host", report.links.injected.len());
     }
     line(proof);
+    if let Some(xla) = &report.xla {
+        line(format!("xla: {}", compiled(xla)));
+    }
     text
+}
+
+/// What XLA does, in words.
+fn compiled(xla: &XlaReport) -> String {
+    let mut words = match xla.mode {
+        XlaMode::Off => "off".to_owned(),
+        XlaMode::Auto => "what TensorFlow finds worth it is compiled".to_owned(),
+        XlaMode::Model => "what the model asks for is compiled".to_owned(),
+    };
+    if let Some(times) = xla.milliseconds {
+        let _ = write!(words, "; {:.1} ms with it, {:.1} ms without", times.with, times.without);
+    }
+    match (xla.mode, xla.clusters, &xla.cpu, &xla.left_out) {
+        (XlaMode::Off, ..) => {}
+        (_, Some(clusters), Some(cpu), _) => {
+            let _ = write!(words, ", {clusters} clusters ahead on {cpu}");
+        }
+        (.., Some(reason)) => {
+            let _ = write!(words, ", nothing ahead: {reason}");
+        }
+        _ => {}
+    }
+    words
 }
 
 fn size(bytes: u64) -> String {

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::rewriting::changes;
 use super::{RuntimeError, RuntimeRequest, SERVER_PATH, file_sizes, on_disk};
+use crate::digest::Digest;
 use crate::elf::{ElfObject, Machine};
 use crate::layer;
 use crate::link::LinkRoot;
 use crate::platform::Platform;
 use crate::recipe::Minimize;
+use crate::report::Omission;
+use crate::rewrite::Transformation;
 use crate::source::package::{EntryKind, Package, PackageEntry, PackageError};
 use crate::store::Store;
 use crate::template::{FileSource, Naming};
@@ -23,10 +27,12 @@ pub(super) struct Candidate {
     pub size: u64,
     pub layer: LayerName,
     pub origin: Origin,
+    /// What is done to its bytes once it is known what it is loaded with.
+    pub changes: Vec<Transformation>,
 }
 
 /// All candidates, and the root in which they are looked up.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Candidates {
     pub root: LinkRoot,
     /// Regular files by image path.
@@ -39,6 +45,8 @@ pub(super) struct Candidates {
     pub custom_operators: Vec<ImagePath>,
     /// Image paths of libraries that are taken whatever the closure says.
     pub kept: Vec<String>,
+    /// What was cut off libraries.
+    pub cuts: Vec<Omission>,
 }
 
 impl Candidate {
@@ -47,7 +55,7 @@ impl Candidate {
         let size = content.len() as u64;
         let digest = Some(crate::digest::Digest::of(&content));
         let kind = Kind::File { content: Content::Bytes(content), size, digest };
-        Self { path, kind, mode: 0o644, size, layer: LayerName::Base, origin: origin.clone() }
+        Self { path, kind, mode: 0o644, size, layer: LayerName::Base, origin: origin.clone(), changes: Vec::new() }
     }
 
     /// A regular file of a package at a place of its own.
@@ -64,13 +72,21 @@ impl Candidate {
             patterns: vec![entry.path.clone()],
         })?;
         let kind = on_disk(blob.path, blob.size, Some(blob.digest));
-        Ok(Self { path, kind, mode: entry.mode, size: blob.size, layer, origin: package.origin() })
+        Ok(Self { path, kind, mode: entry.mode, size: blob.size, layer, origin: package.origin(), changes: Vec::new() })
     }
 
     /// A file of the user's own, or the server.
     fn of_disk(path: ImagePath, file: &Path, layer: LayerName, origin: Origin, store: &Store) -> Result<Self, RuntimeError> {
         let (digest, size) = layer::digest_file(file, store)?;
-        Ok(Self { path, kind: on_disk(file.to_owned(), size, Some(digest)), mode: 0o755, size, layer, origin })
+        Ok(Self {
+            path,
+            kind: on_disk(file.to_owned(), size, Some(digest)),
+            mode: 0o755,
+            size,
+            layer,
+            origin,
+            changes: Vec::new(),
+        })
     }
 
     pub(super) fn file(&self) -> Option<&Path> {
@@ -79,6 +95,21 @@ impl Candidate {
             _ => None,
         }
     }
+
+    pub(super) fn digest(&self) -> Option<Digest> {
+        match &self.kind {
+            Kind::File { digest, .. } => *digest,
+            _ => None,
+        }
+    }
+}
+
+/// What is done to a library on its way into the image.
+struct Placing {
+    /// Whether it is called by its soname.
+    by_soname: bool,
+    /// The changes of its bytes, in order.
+    changes: Vec<Transformation>,
 }
 
 /// Files and links of a package whose paths are wanted, at their places in the image.
@@ -105,7 +136,7 @@ pub(super) fn of_package(
             }
         };
         let mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { entry.mode };
-        candidates.push(Candidate { path, kind, mode, size, layer, origin: package.origin() });
+        candidates.push(Candidate { path, kind, mode, size, layer, origin: package.origin(), changes: Vec::new() });
     }
     Ok(candidates)
 }
@@ -124,6 +155,7 @@ impl Candidates {
             of_parent: BTreeMap::new(),
             custom_operators: Vec::new(),
             kept: Vec::new(),
+            cuts: Vec::new(),
         };
         if let Some(parent) = request.parent {
             candidates.add_links_of(parent);
@@ -176,7 +208,8 @@ impl Candidates {
                     // A link beside its target would be the same library twice.
                     if matches!(entry.kind, EntryKind::File { .. }) {
                         let by_soname = library.naming == Naming::Soname;
-                        self.add_library(package, entry, folder, by_soname, store)?;
+                        let placing = Placing { by_soname, changes: changes(library, request) };
+                        self.add_library(package, entry, folder, placing, store)?;
                     }
                 }
             }
@@ -186,7 +219,8 @@ impl Candidates {
                 unknown.retain(|kept| *kept != name);
                 if wanted || (request.minimize == Minimize::Package && is_shared_library(name)) {
                     let entry = package.entry(path).expect("the path is one of the package's");
-                    let placed = self.add_library(package, entry, folder, false, store)?;
+                    let placed =
+                        self.add_library(package, entry, folder, Placing { by_soname: false, changes: Vec::new() }, store)?;
                     self.kept.push(placed);
                 }
             }
@@ -202,7 +236,7 @@ impl Candidates {
         package: &Package,
         entry: &PackageEntry,
         folder: &ImagePath,
-        by_soname: bool,
+        placing: Placing,
         store: &Store,
     ) -> Result<String, RuntimeError> {
         let file_name = entry.path.rsplit('/').next().unwrap_or(&entry.path).to_owned();
@@ -214,7 +248,7 @@ impl Candidates {
                 package: package.pin().name.clone(),
                 source,
             })?;
-            if let Some(soname) = elf.soname().filter(|_| by_soname) {
+            if let Some(soname) = elf.soname().filter(|_| placing.by_soname) {
                 candidate.path = folder.join(soname)?;
             }
             // The same bytes under two names are one library.
@@ -224,11 +258,12 @@ impl Candidates {
             }
         }
         let path = candidate.path.to_string();
+        candidate.changes = placing.changes;
         self.add(candidate);
         Ok(path)
     }
 
-    fn add(&mut self, candidate: Candidate) {
+    pub(super) fn add(&mut self, candidate: Candidate) {
         let path = candidate.path.to_string();
         match (&candidate.kind, candidate.file()) {
             (Kind::Symlink { target }, _) => {

@@ -2,22 +2,25 @@
 //!
 //! Every candidate library is put where it would lie in the image; the closure is resolved from the server on; what it reaches
 //! is taken, everything else is left out with a reason; and the proof that the result links is made before anything is written.
+//! Libraries whose rules say so are then rewritten, and the proof is made again.
 
 mod candidates;
 mod error;
 mod licence;
 mod omissions;
 mod parent;
+mod rewriting;
 
 pub use error::RuntimeError;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::link::{Closure, EntryPoint, InjectedLibrary, InjectedList, RuntimeOpen, Step, prove};
-use crate::model::OnnxModel;
+use crate::link::{Closure, EntryPoint, InjectedLibrary, InjectedList, LinkError, LinkProof, RuntimeOpen, Step, prove};
+use crate::model::Model;
 use crate::parent::Parent;
 use crate::platform::Platform;
+use crate::progress::Progress;
 use crate::recipe::Minimize;
 use crate::report::{Level, Library, Links, Omission, PackageSize};
 use crate::source::debian;
@@ -52,11 +55,13 @@ pub struct RuntimeRequest<'a> {
     /// Custom-operator libraries.
     pub custom_operators: &'a [PathBuf],
     /// The model; none where layers are made that every model shares.
-    pub model: Option<&'a OnnxModel>,
+    pub model: Option<&'a Model>,
     /// For which platform.
     pub platform: Platform,
     /// How much is left out.
     pub minimize: Minimize,
+    /// Whether libraries are bound.
+    pub bind: bool,
     /// Libraries to keep, by file name.
     pub keep: &'a [String],
 }
@@ -93,28 +98,41 @@ pub struct Runtime {
     pub custom_operators: Vec<ImagePath>,
 }
 
+/// Candidates, and the proof that what the server reaches of them links.
+struct Linked {
+    candidates: Candidates,
+    closure: Closure,
+    proof: LinkProof,
+}
+
+impl Linked {
+    /// Resolves the closure from the server on.
+    ///
+    /// # Errors
+    /// Where it does not link.
+    fn of(request: &RuntimeRequest<'_>, candidates: Candidates) -> Result<Self, Vec<LinkError>> {
+        let libraries = request.stack.injected.iter().map(|injected| InjectedLibrary {
+            soname: injected.library.clone(),
+            symbols: injected.symbols.clone(),
+            reason: injected.reason.clone(),
+        });
+        let injected = InjectedList { libraries: libraries.collect() };
+        let entry = [EntryPoint { path: SERVER_PATH.to_owned(), reason: "the inference server".to_owned() }];
+        let closure = Closure::resolve(&candidates.root, &entry, &opens(request, &candidates), &injected);
+        let proof = prove(&closure)?;
+        Ok(Self { candidates, closure, proof })
+    }
+}
+
 impl Runtime {
     /// Chooses what the image gets and proves that it links.
     ///
     /// # Errors
     /// Where a package lacks what the template names, a library cannot be read, or the image would not link.
-    pub fn resolve(request: &RuntimeRequest<'_>, store: &Store) -> Result<Self, RuntimeError> {
-        let candidates = Candidates::collect(request, store)?;
-        let injected = InjectedList {
-            libraries: request
-                .stack
-                .injected
-                .iter()
-                .map(|injected| InjectedLibrary {
-                    soname: injected.library.clone(),
-                    symbols: injected.symbols.clone(),
-                    reason: injected.reason.clone(),
-                })
-                .collect(),
-        };
-        let entry = [EntryPoint { path: SERVER_PATH.to_owned(), reason: "the inference server".to_owned() }];
-        let closure = Closure::resolve(&candidates.root, &entry, &opens(request, &candidates), &injected);
-        let proof = prove(&closure).map_err(|errors| parent::links_error(request.parent, errors))?;
+    pub fn resolve(request: &RuntimeRequest<'_>, store: &Store, progress: &Progress) -> Result<Self, RuntimeError> {
+        let linked = Linked::of(request, Candidates::collect(request, store)?);
+        let linked = linked.map_err(|errors| parent::links_error(request.parent, errors))?;
+        let Linked { candidates, closure, proof } = linked.rewritten(request, store, progress)?;
         let mut runtime = Self {
             taken: Vec::new(),
             libraries: Vec::new(),
@@ -132,7 +150,7 @@ impl Runtime {
         };
         runtime.take_objects(&closure, &candidates, request);
         runtime.take_package_files(request, store)?;
-        runtime.leave_out(request, store)?;
+        runtime.leave_out(request, &candidates.cuts, store)?;
         Ok(runtime)
     }
 

@@ -13,7 +13,12 @@ use crate::tree::{Kind, Origin};
 
 impl Runtime {
     /// Accounts for every file of every package: taken, or left out and why.
-    pub(super) fn leave_out(&mut self, request: &RuntimeRequest<'_>, store: &Store) -> Result<(), RuntimeError> {
+    pub(super) fn leave_out(
+        &mut self,
+        request: &RuntimeRequest<'_>,
+        cuts: &[Omission],
+        store: &Store,
+    ) -> Result<(), RuntimeError> {
         let mut level = Level { minimize: Minimize::Package, unpacked: 0, compressed: 0 };
         let packages = request.base_packages.iter().map(|package| (package, false));
         for (package, is_stack) in packages.chain(request.stack_packages.iter().map(|package| (package, true))) {
@@ -73,6 +78,9 @@ impl Runtime {
                 self.omitted.push(rest);
             }
         }
+        let in_image = |cut: &&Omission| self.taken.iter().any(|taken| taken.path.file_name() == cut.name);
+        let cuts: Vec<Omission> = cuts.iter().filter(in_image).cloned().collect();
+        self.omitted.extend(cuts);
         self.omitted.sort_by(|a, b| b.unpacked.cmp(&a.unpacked).then_with(|| (&a.package, &a.name).cmp(&(&b.package, &b.name))));
         self.package_level = level;
         Ok(())
@@ -110,7 +118,7 @@ fn reason(request: &RuntimeRequest<'_>, name: &str) -> String {
     let applies = |when: &When| match when {
         When::Always => true,
         When::OperatorsAbsent(operators) => {
-            request.model.is_some_and(|model| !model.operators.keys().any(|used| operators.contains(&used.name)))
+            request.model.is_some_and(|model| !operators.iter().any(|name| model.uses_operator(name)))
         }
     };
     let rule = request.stack.omit.iter().find(|rule| rule.library == name && applies(&rule.when));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::strict::parse_versioned;
 use super::{PathTemplate, TemplateError};
 use crate::platform::Platform;
+use crate::rewrite::BindRules;
 use crate::source::{Glob, Request, WheelTags};
 
 /// The newest format of templates that is read.
@@ -65,6 +66,17 @@ pub enum ModelFormat {
     SavedModel,
 }
 
+impl ModelFormat {
+    /// What models of the format are called, in the plural.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Onnx => "ONNX models",
+            Self::SavedModel => "SavedModels",
+        }
+    }
+}
+
 /// A package of a stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -116,6 +128,11 @@ pub struct LibraryRule {
     /// What the files are called in the image.
     #[serde(default)]
     pub naming: Naming,
+    /// Whether symbol tables and debug information are cut off.
+    #[serde(default)]
+    pub strip: bool,
+    /// Where it is given, what a library wants of itself is bound, and exports go that nothing names but these rules.
+    pub bind: Option<BindRules>,
     /// Whether a package without such a file is in order.
     #[serde(default)]
     pub optional: bool,

@@ -26,13 +26,15 @@ pub enum LayerName {
     Runtime,
     /// The inference server: changes with this project.
     Server,
+    /// What was compiled ahead for this model and a processor: changes with either.
+    Compiled,
     /// The model and its configuration: changes with every training.
     Model,
 }
 
 impl LayerName {
     /// Those that are built, lowest first.
-    pub const ALL: [Self; 4] = [Self::Base, Self::Runtime, Self::Server, Self::Model];
+    pub const ALL: [Self; 5] = [Self::Base, Self::Runtime, Self::Server, Self::Compiled, Self::Model];
 
     /// The name as users see it.
     #[must_use]
@@ -42,6 +44,7 @@ impl LayerName {
             Self::Base => "base",
             Self::Runtime => "runtime",
             Self::Server => "server",
+            Self::Compiled => "compiled",
             Self::Model => "model",
         }
     }

@@ -17,6 +17,7 @@ use ort::sys;
 
 use self::call::{Code, Environment, RunOptions, Session, SessionOptions, Status, check};
 use self::value::{Input, Outlet};
+use super::library::{Library, not_opened};
 use super::{Backend, Cancel, LoadError, ModelInterface, RunError, TensorSpec, UnservedOutput};
 use crate::config::{Config, GraphOptimization};
 use crate::log::{self, Level};
@@ -38,13 +39,16 @@ impl Runtime {
     /// # Errors
     /// [`LoadError::LibraryNotOpened`], [`LoadError::LibraryVersion`] or [`LoadError::Option`].
     pub fn open(library: &Path) -> Result<Self, LoadError> {
-        let opened = call::open(library).map_err(|message| diagnose::loader(library.to_path_buf(), message))?;
+        // `ort` opens it again by its path: given a mere name, it would look beside the binary first, and panic where `/proc`
+        // is not mounted.
+        let opened = Library::open(library).map_err(|message| not_opened(library.to_path_buf(), message))?;
+        let version = call::version(&opened);
         // A path with a slash is taken from the working directory, as everywhere; `ort` would take another.
         let path = std::path::absolute(&opened.path).unwrap_or(opened.path);
         ort::init_from(&path).map_err(|error| diagnose::library(path.clone(), error, OLDEST_MINOR))?;
         let environment = Environment::create()
             .map_err(|status| LoadError::Option { what: "to initialise".into(), message: status.message })?;
-        let version = format!("onnxruntime {}", opened.version.unwrap_or_default());
+        let version = format!("onnxruntime {}", version.unwrap_or_default());
         Ok(Self { environment: Arc::new(environment), version, path })
     }
 
@@ -171,7 +175,7 @@ fn options(config: &Config, optimized: Option<&Path>) -> Result<SessionOptions, 
         // SAFETY: the options are valid, and the path lives through the call; that the library is one of custom
         // operators is what the configuration says.
         unsafe { check((call::api().RegisterCustomOpsLibrary_V2)(options.as_ptr(), path.as_ptr())) }
-            .map_err(|status| diagnose::loader(PathBuf::from(library), status.message))?;
+            .map_err(|status| not_opened(PathBuf::from(library), status.message))?;
     }
     Ok(options)
 }

@@ -13,7 +13,7 @@ use super::answer::{Answer, Parts, Refusal};
 use super::body::{self, Encoding};
 use super::{App, metrics};
 use crate::backend::{Backend, Cancel, RunError};
-use crate::protocol::{ProtocolError, Reply, Request, respond};
+use crate::protocol::{PredictRequest, ProtocolError, Reply, Request, respond, respond_predict};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -31,7 +31,16 @@ enum Framing {
     MediaType,
 }
 
-pub(super) async fn infer<B>(app: &App, headers: &HeaderMap, body: &mut B) -> Result<Answer, Refusal>
+/// The language of a request and its answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// The Open Inference Protocol.
+    OpenInference,
+    /// TensorFlow Serving's REST API.
+    Predict,
+}
+
+pub(super) async fn infer<B>(app: &App, protocol: Protocol, headers: &HeaderMap, body: &mut B) -> Result<Answer, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -39,7 +48,10 @@ where
     let deadline = Instant::now() + app.limits.request_timeout;
     let backend = Arc::clone(app.ready()?);
     let encoding = Encoding::parse(headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes))?;
-    let (header_length, framing) = header_length(headers)?;
+    let (header_length, framing) = match protocol {
+        Protocol::OpenInference => header_length(headers)?,
+        Protocol::Predict => (None, Framing::Header),
+    };
     let largest = app.limits.body_bytes;
     let held = body::read(body, largest, &app.budget, header_length.unwrap_or(0), deadline).await?;
     let place = queue(app, deadline).await?;
@@ -52,7 +64,10 @@ where
         // Both are held until the run has really ended, however long its caller has waited.
         let (_place, _share) = (place, held.share);
         let bytes = encoding.decode(held.bytes, largest)?;
-        run(&*backend, (&model.0, &model.1), &bytes, header_length, &cancel)
+        match protocol {
+            Protocol::OpenInference => run(&*backend, (&model.0, &model.1), &bytes, header_length, &cancel),
+            Protocol::Predict => predict(&*backend, &bytes, &cancel),
+        }
     });
     let result = timeout_at(deadline, job).await;
     drop(guard);
@@ -115,6 +130,31 @@ fn run(
     let took = started.elapsed();
     let reply = respond(model, request.id.as_deref(), backend.interface(), &bound.outputs, &tensors)?;
     Ok((reply, took))
+}
+
+/// As [`run`], by TensorFlow Serving's protocol.
+fn predict(backend: &dyn Backend, body: &Bytes, cancel: &Cancel) -> Result<(Reply, std::time::Duration), Refusal> {
+    let request = PredictRequest::parse(body)?;
+    let backend = match &request.signature {
+        None => backend,
+        Some(wanted) => std::iter::once(backend)
+            .chain(backend.others().iter().map(|other| &**other))
+            .find(|backend| backend.signature() == wanted)
+            .ok_or_else(|| ProtocolError::UnknownSignature {
+                signature: wanted.chars().take(128).collect(),
+                known: std::iter::once(backend)
+                    .chain(backend.others().iter().map(|other| &**other))
+                    .map(|backend| backend.signature().to_owned())
+                    .collect(),
+            })?,
+    };
+    let interface = backend.interface();
+    let inputs = request.bind(interface)?;
+    let indices: Vec<usize> = (0..interface.outputs.len()).collect();
+    let started = Moment::now();
+    let tensors = backend.run(inputs, &indices, cancel)?;
+    let took = started.elapsed();
+    Ok((respond_predict(request.layout, interface, &tensors)?, took))
 }
 
 impl From<ProtocolError> for Refusal {

@@ -21,6 +21,12 @@ pub(super) enum Route {
     ModelMetadata,
     /// An inference.
     Infer,
+    /// An inference by TensorFlow Serving's protocol.
+    Predict,
+    /// The model's state, as TensorFlow Serving says it.
+    ModelStatus,
+    /// The model's signatures, as TensorFlow Serving says them.
+    SignatureMetadata,
     /// The counters.
     Metrics,
 }
@@ -29,15 +35,15 @@ impl Route {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::ServerLive | Self::Ready => Kind::Health,
-            Self::ServerMetadata | Self::ModelMetadata => Kind::Metadata,
-            Self::Infer => Kind::Infer,
+            Self::ServerMetadata | Self::ModelMetadata | Self::ModelStatus | Self::SignatureMetadata => Kind::Metadata,
+            Self::Infer | Self::Predict => Kind::Infer,
             Self::Metrics => Kind::Metrics,
         }
     }
 
     pub(super) fn check_method(self, method: &Method) -> Result<(), Refusal> {
         let (good, allow) = match self {
-            Self::Infer => (*method == Method::POST, "POST"),
+            Self::Infer | Self::Predict => (*method == Method::POST, "POST"),
             _ => (*method == Method::GET || *method == Method::HEAD, "GET, HEAD"),
         };
         if good {
@@ -72,6 +78,8 @@ pub(super) fn resolve(app: &App, path: &str) -> Result<Route, Refusal> {
             check(app, model, None)?;
             of_model(rest).ok_or_else(|| unknown(path))
         }
+        ["v1", "models", model, "versions", ref rest @ ..] => serving(app, path, model, rest, true),
+        ["v1", "models", model, ref rest @ ..] => serving(app, path, model, rest, false),
         ["invocations"] => Ok(Route::Infer),
         ["metrics"] => Ok(Route::Metrics),
         _ => Err(unknown(path)),
@@ -84,6 +92,35 @@ fn of_model(rest: &[&str]) -> Option<Route> {
         ["ready"] => Some(Route::Ready),
         ["infer"] => Some(Route::Infer),
         _ => None,
+    }
+}
+
+/// A path of TensorFlow Serving's: what is to be done stands behind the last name, or is a part of its own.
+fn serving(app: &App, path: &str, model: &str, rest: &[&str], versioned: bool) -> Result<Route, Refusal> {
+    let (version, rest) = match rest {
+        [version, rest @ ..] if versioned => (Some(*version), rest),
+        rest => (None, rest),
+    };
+    if versioned && version.is_none() {
+        return Err(unknown(path));
+    }
+    let last = version.unwrap_or(model);
+    let (name, verb) = match last.rsplit_once(':') {
+        Some((name, verb)) => (name, Some(verb)),
+        None => (last, None),
+    };
+    match version {
+        Some(_) => check(app, model, Some(name))?,
+        None => check(app, name, None)?,
+    }
+    match (verb, rest) {
+        (Some("predict"), []) => Ok(Route::Predict),
+        (Some(verb @ ("classify" | "regress")), []) => {
+            Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, format!("`:{verb}` is not supported, expected `:predict`")))
+        }
+        (None, []) => Ok(Route::ModelStatus),
+        (None, ["metadata"]) => Ok(Route::SignatureMetadata),
+        _ => Err(unknown(path)),
     }
 }
 

@@ -126,6 +126,29 @@ async fn nothing_is_ready_before_the_model_or_after_the_stop() {
 }
 
 #[tokio::test]
+async fn tensorflow_servings_state_and_signatures() {
+    let body = |answer: Answer| serde_json::from_slice::<serde_json::Value>(&answer.into_body().concat()).expect("JSON");
+    let app = loading("");
+    let state = |answer| body(answer)["model_version_status"][0]["state"].clone();
+    assert_eq!(state(send(&app, "GET", "/v1/models/m", &[], "").await.1), "LOADING");
+    assert_eq!(send(&app, "GET", "/v1/models/m/metadata", &[], "").await.0, 503);
+    app.set_backend(identity());
+    assert_eq!(state(send(&app, "GET", "/v1/models/m", &[], "").await.1), "AVAILABLE");
+    let metadata = body(send(&app, "GET", "/v1/models/m/metadata", &[], "").await.1);
+    let signature = &metadata["metadata"]["signature_def"]["signature_def"]["serving_default"];
+    assert_eq!(signature["inputs"]["x"]["dtype"], "DT_FLOAT");
+    assert_eq!(signature["inputs"]["x"]["tensor_shape"]["dim"][0]["size"], "-1");
+    let unknown = r#"{"signature_name": "other", "instances": [1]}"#;
+    let (status, answer) = send(&app, "POST", "/v1/models/m:predict", &[], unknown).await;
+    assert_eq!(
+        (status, body(answer)["error"].clone()),
+        (400, "signature `other` is unknown, the model has `serving_default`".into())
+    );
+    app.drain();
+    assert_eq!(state(send(&app, "GET", "/v1/models/m", &[], "").await.1), "UNLOADING");
+}
+
+#[tokio::test]
 async fn paths_and_methods() {
     let app = app(r#","health_route":"/hc","predict_route":"/do""#, identity());
     for (method, path, expected) in [
@@ -140,7 +163,16 @@ async fn paths_and_methods() {
         ("GET", "/v2/models/m/versions", 404),
         ("GET", "/v2/models/%ff", 404),
         ("GET", "/", 404),
-        ("GET", "/v1/models/m", 404),
+        ("GET", "/v1/models/m", 200),
+        ("GET", "/v1/models/m/versions/1", 200),
+        ("GET", "/v1/models/m/versions/1/metadata", 200),
+        ("GET", "/v1/models/m/versions/2", 404),
+        ("GET", "/v1/models/m/labels/stable", 404),
+        ("GET", "/v1/models/n/metadata", 404),
+        ("GET", "/v1/models/m/versions", 404),
+        ("GET", "/v1/models/m:predict", 405),
+        ("POST", "/v1/models/m:classify", 501),
+        ("POST", "/v1/models/m:other", 404),
         ("GET", INFER, 405),
         ("PUT", INFER, 405),
         ("POST", "/v2", 405),
@@ -151,6 +183,10 @@ async fn paths_and_methods() {
         if status == 405 {
             assert!(answer.headers().contains_key(header::ALLOW));
         }
+    }
+    for path in ["/v1/models/m:predict", "/v1/models/%6d/versions/1:predict"] {
+        let (status, answer) = send(&app, "POST", path, &[], r#"{"instances": [1.5, 2]}"#).await;
+        assert_eq!((status, answer.into_body().concat()), (200, br#"{"predictions":[1.5,2.0]}"#.to_vec()), "{path}");
     }
     for path in [INFER, "/v2/models/m/versions/1/infer", "/invocations", "/do"] {
         assert_eq!(send(&app, "POST", path, &[], ONE).await.0, 200, "{path}");

@@ -1,13 +1,16 @@
 //! A tensor's elements as JSON: nested lists or one flat list, row-major.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::half::{f16_to_f32, f64_to_f16};
-use super::{NotJson, ProtocolError};
+use super::{MAX_RANK, NotJson, ProtocolError};
 use crate::tensor::{Datatype, Elements, Number, Strings, Tensor, TensorError, element_count, from_vec};
 
 /// Reads `data`, a flat list of all elements or lists nested as the shape is; a scalar may stand bare.
@@ -16,10 +19,43 @@ use crate::tensor::{Datatype, Elements, Number, Strings, Tensor, TensorError, el
 /// When the text is no JSON, is nested otherwise than the shape, has another number of elements, or has one that the
 /// datatype cannot hold; and for BF16, which has no form in JSON.
 pub fn read_data(input: &str, datatype: Datatype, shape: &[usize], data: &str) -> Result<Elements, ProtocolError> {
+    read(input, datatype, shape, data, Encoding::Plain)
+}
+
+/// Reads lists nested as the shape is, in which bytes may be written as `{"b64": "…"}`.
+///
+/// # Errors
+/// As [`read_data`].
+pub(super) fn read_lists(input: &str, datatype: Datatype, shape: &[usize], data: &str) -> Result<Elements, ProtocolError> {
+    read(input, datatype, shape, data, Encoding::Base64)
+}
+
+/// Finds the shape of nested lists, going by the first item of each; whether the others agree is not looked at.
+///
+/// # Errors
+/// When the text is no JSON, or nested more deeply than tensors are.
+pub(super) fn list_shape(input: &str, data: &str) -> Result<Vec<usize>, ProtocolError> {
+    let mut shape = Vec::new();
+    let mut text = serde_json::Deserializer::from_str(data);
+    Nesting { shape: &mut shape, depth: 0 }
+        .deserialize(&mut text)
+        .and_then(|()| text.end())
+        .map_err(|source| ProtocolError::Data { input: input.to_owned(), source })?;
+    Ok(shape)
+}
+
+/// How bytes may be written beside plain text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Plain,
+    Base64,
+}
+
+fn read(input: &str, datatype: Datatype, shape: &[usize], data: &str, encoding: Encoding) -> Result<Elements, ProtocolError> {
     let count = element_count(shape).map_err(|source| ProtocolError::Tensor { input: input.to_owned(), source })?;
     // An element takes at least one character and a comma, so a lying shape reserves no more than the text is long.
     let capacity = count.min(data.len() / 2 + 1);
-    let read = Read { input, shape, data, count, capacity };
+    let read = Read { input, shape, data, count, capacity, encoding };
     Ok(match datatype {
         Datatype::Bool => read.numbers(|element| match element {
             Element::Boolean(value) => Some(u8::from(value)),
@@ -56,6 +92,7 @@ enum Element<'a> {
     Signed(i64),
     Float(f64),
     Text(&'a str),
+    Bytes(&'a [u8]),
 }
 
 fn integer<T: TryFrom<u64> + TryFrom<i64>>(element: Element<'_>) -> Option<T> {
@@ -85,6 +122,7 @@ impl fmt::Display for Element<'_> {
             Self::Signed(value) => write!(f, "{value}"),
             Self::Float(value) => write!(f, "{value:?}"),
             Self::Text(_) => f.write_str("a string"),
+            Self::Bytes(_) => f.write_str("an encoded string"),
         }
     }
 }
@@ -95,6 +133,7 @@ struct Read<'a> {
     data: &'a str,
     count: usize,
     capacity: usize,
+    encoding: Encoding,
 }
 
 impl Read<'_> {
@@ -114,6 +153,10 @@ impl Read<'_> {
         self.walk(&mut |element| match element {
             Element::Text(text) => {
                 strings.push(text.as_bytes());
+                Some(strings.len())
+            }
+            Element::Bytes(bytes) if self.encoding == Encoding::Base64 => {
+                strings.push(bytes);
                 Some(strings.len())
             }
             _ => None,
@@ -210,6 +253,16 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
         self.scalar(Element::Text(value))
     }
 
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Kind, A::Error> {
+        let wrong = || A::Error::custom("found an object, expected an element or `{\"b64\": …}`");
+        let (key, text) = members.next_entry::<Cow<'de, str>, Cow<'de, str>>().map_err(|_| wrong())?.ok_or_else(wrong)?;
+        if key != "b64" || members.next_key::<IgnoredAny>()?.is_some() {
+            return Err(wrong());
+        }
+        let bytes = STANDARD.decode(text.as_bytes()).map_err(|error| A::Error::custom(format_args!("base64: {error}")))?;
+        self.scalar(Element::Bytes(&bytes))
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Kind, A::Error> {
         let Level { shape, count, depth, push } = self.level;
         if depth >= shape.len().max(1) {
@@ -242,6 +295,70 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
             }
         }
         Ok(Kind::List)
+    }
+}
+
+/// Counts the items of a list, and of the first list in it, and so on.
+struct Nesting<'a> {
+    shape: &'a mut Vec<usize>,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Nesting<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Nesting<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("lists of elements")
+    }
+
+    fn visit_bool<E: Error>(self, _value: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, _value: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: Error>(self, _value: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: Error>(self, _value: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, _value: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let Nesting { shape, depth } = self;
+        if depth >= MAX_RANK {
+            return Err(A::Error::custom(format_args!("lists are nested deeper than {MAX_RANK}")));
+        }
+        shape.push(0);
+        if list.next_element_seed(Nesting { shape: &mut *shape, depth: depth + 1 })?.is_none() {
+            return Ok(());
+        }
+        let mut length = 1;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            length += 1;
+        }
+        shape[depth] = length;
+        Ok(())
     }
 }
 

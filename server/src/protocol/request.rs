@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::binary::decode_strings;
 use super::json::read_data;
 use super::{MAX_RANK, ProtocolError};
-use crate::backend::ModelInterface;
+use crate::backend::{ModelInterface, TensorSpec};
 use crate::tensor::{Datatype, Elements, Tensor, element_count};
 
 /// A request that was read, not yet checked against a model.
@@ -179,13 +179,7 @@ impl<'a> Request<'a> {
         let inputs = tensors
             .into_iter()
             .zip(&model.inputs)
-            .map(|(tensor, spec)| {
-                tensor.ok_or_else(|| ProtocolError::MissingInput {
-                    input: spec.name.clone(),
-                    datatype: spec.datatype,
-                    shape: spec.shape.clone(),
-                })
-            })
+            .map(|(tensor, spec)| tensor.ok_or_else(|| missing(spec)))
             .collect::<Result<_, _>>()?;
         Ok(Bound { inputs, outputs: self.bind_outputs(model)? })
     }
@@ -279,8 +273,13 @@ impl<'a> Output<'a> {
     }
 }
 
+/// Says that an input is not given.
+pub(super) fn missing(spec: &TensorSpec) -> ProtocolError {
+    ProtocolError::MissingInput { input: spec.name.clone(), datatype: spec.datatype, shape: spec.shape.clone() }
+}
+
 /// A caller's text, short enough for a message.
-fn brief(text: &str) -> String {
+pub(super) fn brief(text: &str) -> String {
     const SHOWN: usize = 128;
     if text.chars().count() <= SHOWN {
         return text.to_owned();

@@ -45,7 +45,7 @@ fn unknown_domains_name_their_operators_and_give_way_to_custom_libraries() {
         assert!(error.hint().expect("a hint").contains("custom_op_libraries"));
     }
     let opened = open_model(&proto).expect("it opens");
-    let found = check_operators(&opened.onnx, &table(), &["acme"]).expect("a library brings them");
+    let found = check_operators(opened.onnx().expect("ONNX"), &table(), &["acme"]).expect("a library brings them");
     assert_eq!(found.custom.len(), 2);
     assert_eq!(found.operators.get(&OperatorId::new("", "Relu")), Some(&1));
 }

@@ -82,7 +82,7 @@ fn links_may_not_lead_out_of_the_folder_unless_the_model_is_a_link_too() {
         weights(&folder.join("real"));
         symlink("real/w.bin", folder.join("w.bin")).expect("a link");
     });
-    assert_eq!(inside.expect("a link inside").onnx.external[0].location, "w.bin");
+    assert_eq!(inside.expect("a link inside").onnx().expect("ONNX").external[0].location, "w.bin");
 
     // A download cache: both are links into one store.
     let cache = tempfile::tempdir().expect("a temporary folder");
@@ -95,7 +95,7 @@ fn links_may_not_lead_out_of_the_folder_unless_the_model_is_a_link_too() {
     symlink("../store/1", shown.join("model.onnx")).expect("a link");
     symlink("../store/2", shown.join("model.onnx_data")).expect("a link");
     let opened = Model::open(&shown.join("model.onnx")).expect("a cache's links are fine");
-    assert_eq!(opened.onnx.external[0].path, shown.join("model.onnx_data"));
+    assert_eq!(opened.onnx().expect("ONNX").external[0].path, shown.join("model.onnx_data"));
     assert_eq!(opened.total_size(), opened.size + 16);
 }
 
@@ -126,7 +126,7 @@ fn external_data_is_found_wherever_a_tensor_may_be() {
         fs::write(file.folder.path().join(name), [0; 24]).expect("writable");
     }
     let opened = Model::open(&file.path).expect("all are there");
-    let locations: Vec<&str> = opened.onnx.external.iter().map(|file| file.location.as_str()).collect();
+    let locations: Vec<&str> = opened.onnx().expect("ONNX").external.iter().map(|file| file.location.as_str()).collect();
     assert_eq!(locations, ["a", "b", "c", "d", "f", "g", "sub/e"]);
     for name in ["a", "b", "c", "d", "sub/e", "f", "g"] {
         let away = file.folder.path().join("away");

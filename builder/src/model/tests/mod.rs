@@ -118,7 +118,7 @@ fn table() -> OperatorTable {
 }
 
 fn check(model: &ModelProto) -> Result<super::OperatorCheck, ModelError> {
-    check_operators(&open_model(model).expect("it opens").onnx, &table(), &[] as &[&str])
+    check_operators(open_model(model).expect("it opens").onnx().expect("ONNX"), &table(), &[] as &[&str])
 }
 
 /// Bytes of a model that has every kind of field.

@@ -57,7 +57,7 @@ fn paths_that_are_no_files_are_told_apart() {
     assert!(error.hint().expect("a hint").contains("b.onnx"));
     assert!(matches!(Model::open(Path::new("/dev/null")), Err(ModelError::NotRegular { .. })));
     fs::write(path.join("saved_model.pb"), b"\x08\x01").expect("writable");
-    assert!(matches!(Model::open(path), Err(ModelError::SavedModel { .. })));
+    assert!(matches!(Model::open(path), Err(ModelError::SavedModel { .. })), "a SavedModel without a graph");
     assert_eq!(detect(path).expect("recognised"), Found::SavedModel);
 }
 

@@ -72,7 +72,8 @@ fn nested_graphs_and_called_functions_count_and_unused_ones_do_not() {
         function("own", "Unused", vec![node("", "Sin", &["x"], &["y"])], vec![opset("", 13)]),
     ];
     proto.opset_import.push(opset("own", 1));
-    let opened = open_model(&proto).expect("a sound model").onnx;
+    let opened = open_model(&proto).expect("a sound model");
+    let opened = opened.onnx().expect("ONNX");
     let counts: Vec<(String, u64)> = opened.operators.iter().map(|(id, &count)| (id.to_string(), count)).collect();
     let expected = [("ai.onnx:Elu", 2), ("ai.onnx:If", 2), ("ai.onnx:Sigmoid", 1), ("ai.onnx:Tanh", 1)];
     assert_eq!(counts, expected.map(|(name, count)| (name.to_owned(), count)));
@@ -86,7 +87,7 @@ fn nested_graphs_and_called_functions_count_and_unused_ones_do_not() {
 fn names_that_are_not_utf8_are_no_reason_to_refuse() {
     let mut proto = model(graph(vec![relu()]));
     proto.producer_name = vec![0xff, b'a'];
-    assert_eq!(open_model(&proto).expect("readable").onnx.producer_name, "\u{fffd}a");
+    assert_eq!(open_model(&proto).expect("readable").onnx().expect("ONNX").producer_name, "\u{fffd}a");
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! The runtime's objects, each freed when it is dropped, and the check of every status.
 
-use std::ffi::{CStr, CString, OsStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 
 use ort::sys;
 
 use super::value::{Outlet, describe};
+use crate::backend::library::Library;
 use crate::log::{self, Level, c_text};
 
 pub(super) use ort::ErrorCode as Code;
@@ -35,46 +36,13 @@ pub(super) unsafe fn check(status: sys::OrtStatusPtr) -> Result<(), Status> {
         .map_err(|error| Status { code: error.code(), message: error.message().to_owned() })
 }
 
-/// A library that was opened.
-pub(super) struct Opened {
-    /// Where the loader found it.
-    pub path: PathBuf,
-    /// Its version, such as `1.32.0`; `None` where it is not ONNX Runtime.
-    pub version: Option<String>,
-}
-
-/// Opens a library, for good; in the words of the loader where it cannot.
-///
-/// `ort` then opens it again by its path. Given a mere name, `ort` would look beside the binary first, and panic where
-/// `/proc` is not mounted.
-pub(super) fn open(library: &Path) -> Result<Opened, String> {
-    /// The start of glibc's `struct link_map`.
-    #[repr(C)]
-    struct LinkMap {
-        address: usize,
-        name: *const c_char,
-    }
-    let name = CString::new(library.as_os_str().as_bytes()).map_err(|_| "its path holds a zero byte".to_owned())?;
-    // SAFETY: that the library may be run is what the configuration says; the handle stays open, the loader's structures
-    // live as long, and the function is the one that ONNX Runtime's header declares.
+/// Asks an opened library for its version, such as `1.32.0`; `None` where it is not ONNX Runtime.
+pub(super) fn version(library: &Library) -> Option<String> {
+    let base = library.symbol(c"OrtGetApiBase")?;
+    // SAFETY: the function is the one that ONNX Runtime's header declares, and what it returns lives as long as the library.
     unsafe {
-        let handle = libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL);
-        if handle.is_null() {
-            return Err(c_text(libc::dlerror()));
-        }
-        let mut map: *const LinkMap = ptr::null();
-        let found = libc::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) == 0 && !map.is_null();
-        let path = if found && !(*map).name.is_null() {
-            PathBuf::from(OsStr::from_bytes(CStr::from_ptr((*map).name).to_bytes()))
-        } else {
-            library.to_path_buf()
-        };
-        let base = libc::dlsym(handle, c"OrtGetApiBase".as_ptr());
-        let version = (!base.is_null()).then(|| {
-            let base: unsafe extern "C" fn() -> *const sys::OrtApiBase = std::mem::transmute(base);
-            c_text(((*base()).GetVersionString)())
-        });
-        Ok(Opened { path, version })
+        let base: unsafe extern "C" fn() -> *const sys::OrtApiBase = std::mem::transmute(base.as_ptr());
+        Some(c_text(((*base()).GetVersionString)()))
     }
 }
 

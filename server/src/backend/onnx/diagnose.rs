@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::backend::library::not_opened;
 use crate::backend::{LoadError, Missing};
 
 /// Reads why `ort` did not open the library.
@@ -11,7 +12,7 @@ pub(super) fn library(library: PathBuf, error: ort::LoadDynamicError, oldest_min
         Dynamic::Dlopen { error, path } => {
             // The loader's own words are the error's source.
             let message = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            loader(path, message)
+            not_opened(path, message)
         }
         Dynamic::MissingApi { path } => LoadError::LibraryNotOpened {
             library: path,
@@ -25,23 +26,6 @@ pub(super) fn library(library: PathBuf, error: ort::LoadDynamicError, oldest_min
             LoadError::LibraryVersion { library: path, found: version_str, expected: format!("1.{oldest_minor} or newer") }
         }
     }
-}
-
-/// Reads a message of `dlopen`.
-pub(super) fn loader(library: PathBuf, message: String) -> LoadError {
-    let missing = Missing {
-        library: message.split_once(": cannot open shared object file").map(|(before, _)| {
-            before.rsplit(": ").next().unwrap_or(before).trim_start_matches("Failed to load library ").to_owned()
-        }),
-        symbol: message
-            .split_once("undefined symbol: ")
-            .map(|(_, after)| after.split([',', ' ', '\n']).next().unwrap_or(after).to_owned()),
-        symbol_version: message
-            .split_once("version `")
-            .and_then(|(_, after)| after.split_once("' not found"))
-            .map(|(version, _)| version.to_owned()),
-    };
-    LoadError::LibraryNotOpened { library, missing, message }
 }
 
 /// Reads why the runtime refused a model.
@@ -145,21 +129,6 @@ mod tests {
         ] {
             assert_eq!(operator(message).as_deref(), expected, "{message}");
         }
-    }
-
-    #[test]
-    fn what_the_loader_missed_is_found() {
-        let missing = |message: &str| match loader("x".into(), message.into()) {
-            LoadError::LibraryNotOpened { missing, .. } => missing,
-            other => panic!("{other}"),
-        };
-        let library = missing("libstdc++.so.6: cannot open shared object file: No such file or directory");
-        assert_eq!(library.library.as_deref(), Some("libstdc++.so.6"));
-        let symbol = missing("/lib/libx.so: undefined symbol: foo, version GLIBC_2.99");
-        assert_eq!(symbol.symbol.as_deref(), Some("foo"));
-        let version = missing("/lib/libc.so.6: version `GLIBC_2.99' not found (required by /lib/libx.so)");
-        assert_eq!(version.symbol_version.as_deref(), Some("GLIBC_2.99"));
-        assert_eq!(missing("/x: file too short"), Missing::default());
     }
 
     #[test]

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Runs a SavedModel in TensorFlow's Python on random inputs and keeps inputs and outputs; needs the environment of venv-tf.
+
+    python tensorflow_reference.py MODEL OUT.npz [--count 16] [--batches 1,3]
+    python tensorflow_reference.py --make resnet50 FOLDER
+
+With --make it writes a model instead: `resnet50` of keras.applications with random weights, `strings` for byte strings,
+`custom` with an operator that no TensorFlow has, `compiled` with a function that XLA must compile.
+"""
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+import numpy
+import tensorflow as tf
+
+
+def load(model):
+    """The default signature as a function of arrays by name, and its inputs."""
+    try:
+        loaded = tf.saved_model.load(model)
+        signature = loaded.signatures["serving_default"]
+        inputs = signature.structured_input_signature[1]
+        specs = {name: (spec.shape.as_list(), spec.dtype.as_numpy_dtype) for name, spec in inputs.items()}
+        run = lambda feeds: {k: v.numpy() for k, v in signature(**{k: tf.constant(v) for k, v in feeds.items()}).items()}
+        run.keep = loaded
+        return run, specs
+    except Exception as error:  # Models of old versions of Keras: their graph is sound, their objects are not.
+        print(f"note: the graph alone is loaded ({type(error).__name__})", file=sys.stderr)
+        session = tf.compat.v1.Session(graph=tf.Graph())
+        with session.graph.as_default():
+            meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], model)
+        signature = meta.signature_def["serving_default"]
+        shape = lambda info: [dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim]
+        specs = {k: (shape(v), tf.dtypes.as_dtype(v.dtype).as_numpy_dtype) for k, v in signature.inputs.items()}
+        fetches = {k: v.name for k, v in signature.outputs.items()}
+        return lambda feeds: session.run(fetches, {signature.inputs[k].name: v for k, v in feeds.items()}), specs
+
+
+def reference(model, out, count, batches):
+    run, specs = load(model)
+    random = numpy.random.default_rng(11)
+    arrays = {}
+    for index in range(count):
+        batch = batches[index % len(batches)]
+        feeds = {}
+        for name, (shape, kind) in specs.items():
+            shape = [batch if size is None else size for size in shape]
+            if kind in (object, numpy.object_, bytes):
+                feeds[name] = numpy.array([b"\xff\x00bytes %d" % i for i in range(int(numpy.prod(shape)))], dtype=object).reshape(shape)
+            elif numpy.issubdtype(kind, numpy.integer):
+                feeds[name] = random.integers(0, 100, shape).astype(kind)
+            else:
+                feeds[name] = random.uniform(-1, 1, shape).astype(kind)
+        for name, value in feeds.items():
+            arrays[f"{index}/in/{name}"] = value
+        for name, value in run(feeds).items():
+            arrays[f"{index}/out/{name}"] = value
+    numpy.savez(out, **arrays)
+
+
+def make(kind, folder):
+    if kind == "resnet50":
+        tf.keras.utils.set_random_seed(5)
+        tf.keras.applications.ResNet50(weights=None).export(folder, verbose=False)
+        return
+    module = tf.Module()
+    if kind == "strings":
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+        def serve(text):
+            return {"joined": tf.strings.join([text, text], separator=b"-"), "length": tf.strings.length(text)}
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+        def other(text):
+            return {"upper_bytes": tf.strings.upper(text)}
+        signatures = {"serving_default": serve, "other": other}
+    elif kind == "compiled":
+        module.weight = tf.Variable(tf.random.stateless_normal([64, 64], [1, 2]))
+        @tf.function(jit_compile=True)
+        def inner(x):
+            return tf.nn.relu(x @ module.weight) @ module.weight
+        @tf.function(input_signature=[tf.TensorSpec([None, 64], tf.float32, name="x")])
+        def serve(x):
+            return {"y": inner(x)}
+        signatures = {"serving_default": serve}
+    elif kind == "custom":
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def serve(x):
+            return {"y": tf.math.softplus(x)}
+        signatures = {"serving_default": serve}
+    else:
+        sys.exit(f"error: no model is named {kind}")
+    module.serve = signatures
+    tf.saved_model.save(module, folder, signatures=signatures)
+    if kind == "custom":
+        path = os.path.join(folder, "saved_model.pb")
+        with open(path, "rb") as file:
+            content = file.read()
+        assert b"Softplus" in content
+        # A name of the same length, so that all lengths in the file stay right.
+        with open(path, "wb") as file:
+            file.write(content.replace(b"Softplus", b"Mystery9"))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--make", action="store_true")
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--batches", default="1,3")
+    parser.add_argument("model")
+    parser.add_argument("out")
+    arguments = parser.parse_args()
+    if arguments.make:
+        make(arguments.model, arguments.out)
+    else:
+        reference(arguments.model, arguments.out, arguments.count, [int(batch) for batch in arguments.batches.split(",")])
+
+
+main()
