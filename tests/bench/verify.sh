@@ -34,7 +34,7 @@ watch() {
   echo "| clients | client's memory, $small samples | $large samples | $large samples took | verified a second | the server's own | ratio |"
   echo "|---:|---:|---:|---:|---:|---:|---:|"
 } | emit
-for clients in 1 2 4; do
+for clients in ${BENCH_CLIENTS:-1 2 4}; do
   note "verify with $clients clients"
   own=$("$imgbuild" coldstart -q oci:image:1 --runs 1 --clients "$clients" --seconds "$seconds" --data data/one --json |
     python3 -c 'import json, sys; print(json.load(sys.stdin)["steady"][0]["per_second"])')

@@ -202,7 +202,9 @@ def main():
                 print(f"{end} {name}: {why}", flush=True)
     for job in range(arguments.jobs):
         shutil.rmtree(arguments.folder / f"image-{job}", ignore_errors=True)
-    known = set(arguments.expect.read_text().split()) if arguments.expect else set()
+    known = set()
+    if arguments.expect:
+        known = {line for line in arguments.expect.read_text().splitlines() if line and not line.startswith("#")}
     wrong = ends["failed"].keys() - known | (known & ends["passed"].keys())
     print(f"{len(cases)} cases: " + ", ".join(f"{len(ends[end])} {end}" for end in ("passed", "refused", "unsupported", "failed"))
           + f"; {time.monotonic() - begun:.0f} s")

@@ -4,7 +4,8 @@
     python tensorflow_reference.py MODEL OUT.npz [--count 16] [--batches 1,3]
     python tensorflow_reference.py --make resnet50 FOLDER
 
-With --make it writes a model instead: `resnet50` of keras.applications with random weights, `strings` for byte strings,
+With --make it writes a model instead: `resnet50` of keras.applications with random weights, `keras` for a small one that is
+exported in the same way, `strings` for byte strings,
 `custom` with an operator that no TensorFlow has, `compiled` with a function that XLA must compile.
 """
 
@@ -66,6 +67,11 @@ def make(kind, folder):
     if kind == "resnet50":
         tf.keras.utils.set_random_seed(5)
         tf.keras.applications.ResNet50(weights=None).export(folder, verbose=False)
+        return
+    if kind == "keras":
+        tf.keras.utils.set_random_seed(5)
+        layers = [tf.keras.layers.Dense(256, activation="relu"), tf.keras.layers.Dense(16)]
+        tf.keras.Sequential([tf.keras.Input([64]), *layers]).export(folder, verbose=False)
         return
     module = tf.Module()
     if kind == "strings":

@@ -118,3 +118,34 @@ fn receive_in_order(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::inference::{Datatype, TensorSpec};
+
+    #[test]
+    fn an_error_ends_the_stream_while_samples_wait_to_be_asked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("set.jsonl");
+        let line = "{\"inputs\": [{\"name\": \"x\", \"datatype\": \"FP32\", \"shape\": [1], \"data\": [1]}]}\n";
+        std::fs::write(&file, line.repeat(200)).expect("a file");
+        let (end, ended) = channel();
+        std::thread::spawn(move || {
+            let set = TestSet::open(&file).expect("a test set");
+            let spec = TensorSpec { name: "x".to_owned(), datatype: Datatype::Fp32, shape: vec![1] };
+            let model = ModelSpec { name: "m".to_owned(), inputs: vec![spec], outputs: Vec::new() };
+            let stream = Stream { set: &set, model: &model, options: &VerifyOptions { batch: 1, clients: 2 } };
+            let ask = |_: &Sample| {
+                std::thread::sleep(Duration::from_millis(5));
+                Ok((Vec::new(), Vec::new()))
+            };
+            let result = stream.run(&Progress::silent(), ask, |_| Err(VerifyError::Empty { path: file.clone() }));
+            let _ = end.send(result.is_err());
+        });
+        assert_eq!(ended.recv_timeout(Duration::from_secs(60)), Ok(true));
+    }
+}

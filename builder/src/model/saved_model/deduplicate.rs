@@ -80,6 +80,9 @@ impl Deduplicated {
     }
 }
 
+/// A range of the old shard, and where it begins in the new one.
+type Kept = (Range<usize>, usize);
+
 /// Ranges of different bytes in the order of the shard, and where each entry begins once they follow one another.
 fn keep_first(entries: &[Entry], shard: &[u8]) -> (Vec<Range<usize>>, Vec<usize>) {
     let mut order: Vec<usize> = (0..entries.len()).collect();
@@ -87,7 +90,7 @@ fn keep_first(entries: &[Entry], shard: &[u8]) -> (Vec<Range<usize>>, Vec<usize>
     let (mut kept, mut end) = (Vec::new(), 0);
     let mut offsets = vec![0; entries.len()];
     // Bytes are only looked at where length and checksum are those of others.
-    let mut known: HashMap<(usize, u32), Vec<(Range<usize>, usize)>> = HashMap::new();
+    let mut known: HashMap<(usize, u32), Vec<Kept>> = HashMap::new();
     for at in order {
         let place = &entries[at].place;
         if place.is_empty() {
