@@ -260,6 +260,36 @@ fn nothing_is_compiled_ahead_where_that_is_not_wanted_and_the_report_says_why() 
     assert!(!output.status.success() && log.contains("compiled for a processor with avx9000, which this one lacks"), "{log}");
 }
 
+/// One model that its package ships as a SavedModel and as ONNX: what the conversion moved, by the images that ship.
+#[test]
+fn the_conversion_to_onnx_is_held_against_the_saved_model() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
+    let folder = folder.path();
+    build(folder, &model("basic-pitch-saved-model"), &["--xla", "off"]);
+    let mut onnx = imgbuild();
+    onnx.current_dir(folder).arg("build").arg(imgbuild_tests::model_in(folder, "basic-pitch"));
+    succeed(onnx.args(["--name", "m", "-o", "oci:onnx:1"]));
+    let script = "import numpy, sys; numpy.savez(sys.argv[1], input_2=numpy.random.default_rng(7).normal(0, 0.1, (16, 43844, 1)).astype('f4'))";
+    succeed(python().args(["-c", script]).arg(folder.join("inputs.npz")));
+    let verify = |outputs: [&str; 3]| {
+        let mut command = imgbuild();
+        command.current_dir(folder).args(["verify", "oci:onnx:1", "--reference", "oci:image:1", "--data", "inputs.npz"]);
+        command.args(["--rename", "input_2=serving_default_input_2:0", "--report", "drift.json"]);
+        for (name, number) in ["contour", "note", "onset"].iter().zip(outputs) {
+            command.args(["--rename", &format!("{name}=StatefulPartitionedCall:{number}")]);
+        }
+        command
+    };
+    succeed(&mut verify(["0", "1", "2"]));
+    let drift = json_file(&folder.join("drift.json"));
+    eprintln!("{}", drift["outputs"]);
+    assert_eq!((drift["passed"].as_bool(), drift["data"]["samples"].as_u64()), (Some(true), Some(16)));
+    // Two outputs of one shape under each other's name.
+    let swapped = verify(["0", "2", "1"]).output().expect("imgbuild runs");
+    assert_eq!(swapped.status.code(), Some(7), "{}", text(&swapped.stderr));
+    assert!(text(&swapped.stdout).contains("outputs were swapped"), "{}", text(&swapped.stdout));
+}
+
 #[test]
 fn an_unbound_image_is_larger_and_locked_as_such() {
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
