@@ -13,7 +13,7 @@ cp "$model" magika.onnx
 emit <<'MD'
 ## Verifying
 
-`magika` (3 MB, one answer takes about a millisecond) with random inputs, a sample a request, against the outputs of ONNX Runtime's Python interface. The server's own throughput is the one that `imgbuild coldstart` measures on
+`magika` (3 MB) with random inputs, a sample a request, against the outputs of ONNX Runtime's Python interface. The server's own throughput is the one that `imgbuild coldstart` measures on
 the same image with as many clients, which ask one request again and again and look at no answer; `imgbuild verify` reads samples, compares answers and computes every metric on the same cores. Its throughput is that of
 the samples by which the two test sets differ, so that starting the image does not count. Memory is the client's `VmHWM`, without the server.
 

@@ -14,7 +14,7 @@ use super::verify::names;
 use super::{Context, coldstart, images, print};
 use crate::build::{BuildOptions, build, epoch_of_environment};
 use crate::choose::{Choice, Form, SCHEMA, Size, Speed, VERSION, Verdict, markdown, recommend, text};
-use crate::cold_start::{Load, Origin, Request, Starter, measure};
+use crate::cold_start::{Load, Origin, Request, Starter, measure, measure_together};
 use crate::exit_code;
 use crate::image::Image;
 use crate::inference::Client;
@@ -24,6 +24,7 @@ use crate::recipe::{Optimize, Overrides, Recipe};
 use crate::report::cold_start::{ColdStartReport, Machine};
 use crate::runner::embedded::Embedded;
 use crate::source::Reach;
+use crate::store::Store;
 use crate::verify::report::DataIdentity;
 use crate::verify::{Names, Policy, TestSet, VerifyOptions, first_sample, verify, write_protos};
 
@@ -143,6 +144,8 @@ struct Session<'a> {
     scratch: tempfile::TempDir,
 }
 
+/// Which variant an image is of, and a folder with its first sample.
+type Built = (usize, Image, Option<PathBuf>);
 /// A server with a client for its model.
 type Served = (Serving, Client);
 
@@ -209,6 +212,7 @@ impl Session<'_> {
         let mut machine: Option<Machine> = None;
         let mut data = None;
         let mut first: Option<Image> = None;
+        let mut built: Vec<Built> = Vec::new();
         for (index, variant) in variants.iter().enumerate() {
             self.context.progress.note(format!("form {} of {}: {}", index + 1, variants.len(), variant.name));
             let mut form = Form {
@@ -228,17 +232,19 @@ impl Session<'_> {
                     let reference = first.get_or_insert_with(|| image.clone()).clone();
                     let (sample, found) = self.hold_against(&reference, &image, index, &mut form)?;
                     data = found.or(data);
-                    match self.measure(&image, sample) {
-                        Ok(report) => {
-                            form.speed = Speed::of(&report);
-                            machine = machine.or(Some(report.machine));
-                        }
-                        Err(failure) if self.is_interrupted() => return Err(failure),
-                        Err(failure) => form.missing.push(format!("not started: {}", line(&failure))),
-                    }
+                    built.push((index, image, sample));
                 }
             }
             forms.push(form);
+        }
+        for (index, measured) in self.measure(&built)? {
+            match measured {
+                Ok(report) => {
+                    forms[index].speed = Speed::of(&report);
+                    machine = machine.or(Some(report.machine));
+                }
+                Err(failure) => forms[index].missing.push(format!("not started: {}", line(&failure))),
+            }
         }
         let recommendation = recommend(&forms, self.set.is_some());
         Ok(Choice { schema: SCHEMA, version: VERSION, imgbuild: env!("CARGO_PKG_VERSION"), machine, data, forms, recommendation })
@@ -347,15 +353,34 @@ impl Session<'_> {
         Ok((Some(folder), data))
     }
 
-    /// Measures an image as `imgbuild coldstart` does.
-    fn measure(&self, image: &Image, sample: Option<PathBuf>) -> Result<ColdStartReport, Failure> {
-        let request = Request {
+    /// Measures images as `imgbuild coldstart --against` does, a run of each in turn. Where one does not start, each by itself.
+    fn measure(&self, built: &[Built]) -> Result<Vec<(usize, Result<ColdStartReport, Failure>)>, Failure> {
+        let store = self.context.store()?;
+        let requests = built.iter().map(|(_, image, sample)| self.request(image, sample.clone(), &store));
+        let requests = requests.collect::<Result<Vec<_>, _>>()?;
+        let indices = built.iter().map(|(index, ..)| *index);
+        if let Ok(reports) = measure_together(&requests, &self.context.progress) {
+            return Ok(indices.zip(reports.into_iter().map(Ok)).collect());
+        }
+        let mut measured = Vec::new();
+        for (index, request) in indices.zip(&requests) {
+            let report = measure(request, &self.context.progress).map_err(Failure::from);
+            if self.is_interrupted() {
+                return report.map(|_| Vec::new());
+            }
+            measured.push((index, report));
+        }
+        Ok(measured)
+    }
+
+    fn request<'a>(&'a self, image: &'a Image, sample: Option<PathBuf>, store: &'a Store) -> Result<Request<'a>, Failure> {
+        Ok(Request {
             image,
             origin: Origin::Served,
             platform: Platform::host(),
             starter: Starter::Embedded(Embedded::new()?),
             settings: images::settings(&self.args.registry, None),
-            store: &self.context.store()?,
+            store,
             runs: usize::try_from(self.args.runs).unwrap_or(usize::MAX),
             link: None,
             clients: self.args.clients.clone(),
@@ -363,7 +388,6 @@ impl Session<'_> {
             data: sample,
             patience: Duration::from_secs(self.args.wait),
             interrupted: &self.interrupted,
-        };
-        Ok(measure(&request, &self.context.progress)?)
+        })
     }
 }
