@@ -77,8 +77,8 @@ pub fn check_options(document: &str, line: &str) {
     let command = words.next().expect("a command");
     let mut help = imgbuild();
     help.arg(command);
-    if command == "cache" {
-        help.arg(words.next().expect("a command of the store's"));
+    if ["cache", "fatbin"].contains(&command) {
+        help.arg(words.next().expect("a command below it"));
     }
     let help = text(&succeed(help.arg("--help")).stdout);
     for option in words.filter(|word| word.starts_with('-')) {
