@@ -146,6 +146,8 @@ struct Session<'a> {
 
 /// Which variant an image is of, and a folder with its first sample.
 type Built = (usize, Image, Option<PathBuf>);
+/// Which variant was measured, and what came of it.
+type Measured = (usize, Result<ColdStartReport, Failure>);
 /// A server with a client for its model.
 type Served = (Serving, Client);
 
@@ -354,7 +356,7 @@ impl Session<'_> {
     }
 
     /// Measures images as `imgbuild coldstart --against` does, a run of each in turn. Where one does not start, each by itself.
-    fn measure(&self, built: &[Built]) -> Result<Vec<(usize, Result<ColdStartReport, Failure>)>, Failure> {
+    fn measure(&self, built: &[Built]) -> Result<Vec<Measured>, Failure> {
         let store = self.context.store()?;
         let requests = built.iter().map(|(_, image, sample)| self.request(image, sample.clone(), &store));
         let requests = requests.collect::<Result<Vec<_>, _>>()?;
