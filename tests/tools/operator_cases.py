@@ -20,6 +20,7 @@ import collections
 import concurrent.futures
 import importlib
 import json
+import os
 import pathlib
 import queue
 import shutil
@@ -166,6 +167,13 @@ def main():
     arguments = parser.parse_args()
     arguments.imgbuild = arguments.imgbuild.resolve()
     arguments.folder = arguments.folder.resolve()
+    # Every case runs in the folder of its own.
+    for variable in ("IMGBUILD_SERVER", "IMGBUILD_STORE"):
+        if variable in os.environ:
+            os.environ[variable] = str(pathlib.Path(os.environ[variable]).resolve())
+    for program in (arguments.imgbuild, pathlib.Path(os.environ.get("IMGBUILD_SERVER", arguments.imgbuild))):
+        if not program.exists():
+            sys.exit(f"`{program}` is missing: `make build` builds it")
     cases = prepare(arguments.folder, arguments.sample)
     if arguments.only.startswith("@"):
         names = set(pathlib.Path(arguments.only[1:]).read_text().split())
@@ -205,7 +213,7 @@ def main():
     known = set()
     if arguments.expect:
         known = {line for line in arguments.expect.read_text().splitlines() if line and not line.startswith("#")}
-    wrong = ends["failed"].keys() - known | (known & ends["passed"].keys())
+    wrong = ends["failed"].keys() ^ (known & cases.keys())
     print(f"{len(cases)} cases: " + ", ".join(f"{len(ends[end])} {end}" for end in ("passed", "refused", "unsupported", "failed"))
           + f"; {time.monotonic() - begun:.0f} s")
     if wrong:
