@@ -244,8 +244,8 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
 
 /// Answers requests on a thread of its own while this one, the first, loads the model.
 ///
-/// It has to be the first: its heap grows by large steps, that of every other thread by one `mprotect` for every few pages,
-/// which made half of a small model's session.
+/// It has to be the first: its heap grows by large steps, and in huge pages where glibc is told so. That of every other thread grows by
+/// one `mprotect` for every few pages, 2,100 of them for a small model.
 fn serve(config: &Config, phases: &Phases) -> Result<(), StartError> {
     let app = Arc::new(App::new(config));
     let (listening, bound) = mpsc::channel();
