@@ -10,6 +10,7 @@ pub mod cli;
 pub mod cold_start;
 pub mod compare;
 pub mod digest;
+pub mod doctor;
 pub mod elf;
 pub mod exit_code;
 pub mod fatbin;

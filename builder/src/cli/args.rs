@@ -53,6 +53,8 @@ pub enum Command {
 
     /// Build, verify and measure a model in several forms, and recommend one
     Choose(super::choose::ChooseArgs),
+    /// Tell whether an image will run on this host
+    Doctor(super::doctor::DoctorArgs),
     /// Check that an image answers as it should on a fixed test set
     Verify(super::verify::VerifyArgs),
     /// Write what an image answers to a test set, for later verification

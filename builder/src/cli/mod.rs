@@ -7,6 +7,7 @@ mod build;
 mod choose;
 mod coldstart;
 mod compare;
+mod doctor;
 mod failure;
 mod fatbin;
 mod images;
@@ -77,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::PublishRuntime(args) => publish::publish(&context, args),
         Command::Attach(args) => attach::attach(&context, &args),
         Command::Referrers(args) => attach::referrers(&context, &args),
+        Command::Doctor(args) => doctor::doctor(&context, &args),
         Command::Choose(args) => choose::choose(&context, &args),
         Command::Coldstart(args) => coldstart::coldstart(&context, args),
         Command::Verify(args) => verify::verify(&context, &args),
