@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// An image of a real model; the labels are those of an image for a GPU.
 fn image(folder: &Path, name: &str, labels: &str) -> String {
-    let recipe = format!("model = \"magika.onnx\"\noutput = [\"oci:{name}.oci\"]\n[image.labels]\n{labels}\n");
+    let recipe = format!("model = \"magika.onnx\"\noutputs = [\"oci:{name}.oci\"]\n[image.labels]\n{labels}\n");
     std::fs::write(folder.join("imgbuild.toml"), recipe).expect("a recipe");
     succeed(imgbuild().current_dir(folder).arg("build"));
     format!("oci:{name}.oci")
@@ -137,7 +137,7 @@ fn what_is_no_image_is_refused() {
     let folder = scratch.path();
     model_in(folder, "magika");
     lock_in(folder);
-    let error = fail_with(imgbuild().current_dir(folder).args(["doctor", "oci:nowhere"]), 3);
+    let error = fail_with(imgbuild().current_dir(folder).args(["doctor", "oci:nowhere"]), 9);
     assert!(error.contains("nowhere"), "{error}");
     let wrong = image(folder, "wrong", "\"io.imgbuild.gpu.provider\" = \"cuda\"\n\"io.imgbuild.gpu.sm\" = \"seventy-five\"");
     let error = fail_with(imgbuild().current_dir(folder).args(["doctor", &wrong]), 3);

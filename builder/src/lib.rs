@@ -12,6 +12,7 @@ pub mod compare;
 pub mod digest;
 pub mod doctor;
 pub mod elf;
+pub mod engine;
 pub mod exit_code;
 pub mod fatbin;
 pub mod files;

@@ -77,6 +77,8 @@ pub enum Command {
     Template(super::template::TemplateArgs),
     /// List or prune the CUDA device code of a library
     Fatbin(super::fatbin::FatbinArgs),
+    /// Compile a model ahead of time for a GPU that need not be there
+    Engine(super::engine::EngineArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

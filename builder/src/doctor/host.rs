@@ -182,7 +182,8 @@ fn library(root: &Path, name: &str) -> Option<PathBuf> {
 fn toolkit(root: &Path) -> Toolkit {
     let places = PROGRAM_FOLDERS.iter().flat_map(|folder| PROGRAMS.iter().map(move |program| format!("{folder}/{program}")));
     let runtimes = text(root, DOCKER_CONFIG).and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-    let docker_runtimes = runtimes.and_then(|config| Some(config.get("runtimes")?.as_object()?.keys().cloned().collect::<Vec<_>>()));
+    let docker_runtimes =
+        runtimes.and_then(|config| Some(config.get("runtimes")?.as_object()?.keys().cloned().collect::<Vec<_>>()));
     let is_nvidias = |path: &String| text(root, path.trim_start_matches('/')).is_some_and(|text| text.contains("nvidia.com/gpu"));
     let specifications =
         CDI_FOLDERS.iter().flat_map(|folder| names(root, folder).into_iter().map(move |name| format!("/{folder}/{name}")));
