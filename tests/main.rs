@@ -10,6 +10,7 @@ mod compare;
 mod custom_operators;
 mod determinism;
 mod doctor;
+mod engine;
 mod fatbin;
 mod golden;
 mod image;
