@@ -76,10 +76,7 @@ impl Refusal {
         // Some of the statuses say only that a library was not loaded; which one, and why, went to the log.
         let logged = call::last_error().unwrap_or_default();
         match [&status.message, &logged].into_iter().find_map(|text| not_loaded(text)) {
-            Some((library, words)) => {
-                let beside = runtime.parent().unwrap_or(Path::new("")).join(library);
-                library::not_opened(beside, words.to_owned())
-            }
+            Some((library, words)) => library::not_opened(beside(runtime, library), words.to_owned()),
             None => LoadError::Option { what: "`provider_options`".into(), message: diagnose::tidy(&status.message) },
         }
     }
