@@ -139,36 +139,55 @@ struct Named {
     name: String,
 }
 
+/// What the wrapped model takes over from the one that was compiled.
+#[derive(Debug)]
+pub(super) struct Original {
+    path: PathBuf,
+    name: String,
+    /// Inputs and outputs as they are written.
+    values: [Vec<Vec<u8>>; 2],
+}
+
+impl Original {
+    /// Reads it of a model; nodes and weights are passed over.
+    pub(super) fn read(path: &Path) -> Result<Self, ContextError> {
+        let unreadable = |source| ContextError::Unreadable { path: path.to_owned(), source };
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        #[expect(unsafe_code, reason = "mapping is what keeps memory flat")]
+        // SAFETY: the map is read-only and private; a file that shrinks meanwhile would end the process, as for every reader of it.
+        let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
+        let source = Source::decode(&*map).map_err(|source| ContextError::NotOnnx { path: path.to_owned(), source })?;
+        let graph = source.graph.unwrap_or_default();
+        let name = String::from_utf8_lossy(&graph.name).into_owned();
+        Ok(Self { path: path.to_owned(), name, values: [graph.input, graph.output] })
+    }
+
+    /// The values of these names.
+    fn described(&self, names: &[String], values: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, ContextError> {
+        let is = |value: &&Vec<u8>, name: &str| Named::decode(value.as_slice()).is_ok_and(|named| named.name == name);
+        let find = |name: &String| {
+            let unknown = || ContextError::Unknown { path: self.path.clone(), name: name.clone() };
+            values.iter().find(|value| is(value, name)).cloned().ok_or_else(unknown)
+        };
+        names.iter().map(find).collect()
+    }
+}
+
 /// Makes the model that holds an engine. `inputs` and `outputs` are the engine's, in its order.
 pub(super) fn wrap(
-    path: &Path,
+    original: &Original,
     inputs: &[String],
     outputs: &[String],
     content: Content,
     engine: &Engine,
 ) -> Result<Vec<u8>, ContextError> {
-    let unreadable = |source| ContextError::Unreadable { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    #[expect(unsafe_code, reason = "mapping is what keeps memory flat")]
-    // SAFETY: the map is read-only and private; a file that shrinks meanwhile would end the process, as for every reader of it.
-    let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
-    let source = Source::decode(&*map).map_err(|source| ContextError::NotOnnx { path: path.to_owned(), source })?;
-    let graph = source.graph.unwrap_or_default();
-    let described = |names: &[String], values: &[Vec<u8>]| -> Result<Vec<Vec<u8>>, ContextError> {
-        let is = |value: &&Vec<u8>, name: &str| Named::decode(value.as_slice()).is_ok_and(|named| named.name == name);
-        let find = |name: &String| {
-            let unknown = || ContextError::Unknown { path: path.to_owned(), name: name.clone() };
-            values.iter().find(|value| is(value, name)).cloned().ok_or_else(unknown)
-        };
-        names.iter().map(find).collect()
-    };
     let (embed, bytes) = match content {
         Content::Inside(bytes) => (1, bytes),
         Content::Beside(name) => (0, name.into_bytes()),
     };
     let number = |name: &str, i: i64| Attribute { name: name.to_owned(), i: Some(i), s: None, kind: INT };
     let text = |name: &str, s: Vec<u8>| Attribute { name: name.to_owned(), i: None, s: Some(s), kind: STRING };
-    let name = String::from_utf8_lossy(&graph.name).into_owned();
+    let Original { path, name, values } = original;
     let gpus = engine.gpus.iter().map(|gpu| gpu.number().to_string()).collect::<Vec<_>>().join(",");
     let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let node = Node {
@@ -195,9 +214,9 @@ pub(super) fn wrap(
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         graph: Some(Graph {
             node: vec![node],
-            name,
-            input: described(inputs, &graph.input)?,
-            output: described(outputs, &graph.output)?,
+            name: name.clone(),
+            input: original.described(inputs, &values[0])?,
+            output: original.described(outputs, &values[1])?,
         }),
         opset_import: vec![set("", OPSET), set("com.microsoft", 1)],
     };

@@ -180,6 +180,10 @@ pub fn compile(request: &Request, environment: &Environment, scratch: &Path) -> 
         move |source| EngineError::File { action, path, source }
     };
     let model = fs::canonicalize(&request.model).map_err(file("read", &request.model))?;
+    let original = context::Original::read(&model)?;
+    // What would be written at the end is tried first.
+    let folder = request.output.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    tempfile::tempfile_in(folder).map_err(file("write", &request.output))?;
     let python = environment.find("python3").ok_or(EngineError::NoPython)?;
     let packages: Vec<String> = PACKAGES.iter().map(|name| format!("{name}=={}", request.version)).collect();
     let site = scratch.join("site");
@@ -218,7 +222,7 @@ pub fn compile(request: &Request, environment: &Environment, scratch: &Path) -> 
         Some(name) => context::Content::Beside(name.clone()),
         None => context::Content::Inside(fs::read(&engine).map_err(file("read", &engine))?),
     };
-    let wrapped = context::wrap(&model, &inputs, &outputs, content, &made)?;
+    let wrapped = context::wrap(&original, &inputs, &outputs, content, &made)?;
     let write = |path: &Path, bytes: &[u8]| crate::files::write_atomically(path, bytes).map_err(file("write", path));
     if let Some(beside) = &beside {
         copy(&engine, beside).map_err(file("write", beside))?;
