@@ -1,6 +1,5 @@
 //! A runtime's library, opened with `dlopen` for good.
 
-use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -77,13 +76,21 @@ fn searched(library: &Path) -> Vec<PathBuf> {
     own.into_iter().chain(std::env::split_paths(&given)).chain(usual).collect()
 }
 
-/// Libraries in the folders that are called as `name` up to their version, sorted, each once.
+/// Libraries in the folders that are called as `name` but for their major version, sorted, each once.
 fn other_versions(name: &str, folders: &[PathBuf]) -> Vec<String> {
-    let Some((stem, _)) = name.split_once(".so.") else { return Vec::new() };
+    let Some((stem, wanted)) = name.split_once(".so.") else { return Vec::new() };
+    let major = |version: &str| version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let files = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
     let names = files.filter_map(|file| file.file_name().into_string().ok());
-    let others = names.filter(|other| other.strip_prefix(stem).is_some_and(|rest| rest.starts_with(".so.")));
-    others.collect::<BTreeSet<_>>().into_iter().collect()
+    let mut others: Vec<String> = names
+        .filter(|other| {
+            let version = other.strip_prefix(stem).and_then(|rest| rest.strip_prefix(".so."));
+            version.and_then(major).is_some_and(|found| Some(found) != major(wanted))
+        })
+        .collect();
+    others.sort();
+    others.dedup();
+    others
 }
 
 #[cfg(test)]
@@ -109,7 +116,14 @@ mod tests {
     fn other_versions_of_a_library_are_found_beside_it() {
         let folder = std::env::temp_dir().join(format!("imgserve-versions-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
-        for name in ["libnvinfer.so.11", "libnvinfer.so.11.4.0", "libnvinfer_lean.so.10", "libnvinfer.so"] {
+        for name in [
+            "libnvinfer.so.11",
+            "libnvinfer.so.11.4.0",
+            "libnvinfer.so.10.1",
+            "libnvinfer_lean.so.11",
+            "libnvinfer.so",
+            "libnvinfer.so.c",
+        ] {
             std::fs::write(folder.join(name), "").expect("a file");
         }
         let found = other_versions("libnvinfer.so.10", std::slice::from_ref(&folder));
