@@ -23,6 +23,9 @@ pub const STORAGE: u8 = 9;
 /// A container did not start, or ended before it was ready.
 pub const CONTAINER: u8 = 10;
 
+/// An image will not run on this host.
+pub const UNFIT_HOST: u8 = 11;
+
 /// The table that `--help` shows.
 pub const HELP: &str = "Exit codes:
   0  done
@@ -35,4 +38,5 @@ pub const HELP: &str = "Exit codes:
   7  over a budget, or other answers than a policy allows
   8  a registry or container daemon refused or could not be reached
   9  the disk or the store cannot be read or written
-  10 a container did not start";
+  10 a container did not start
+  11 an image will not run on this host";

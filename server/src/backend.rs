@@ -3,6 +3,7 @@
 //! A [`Backend`] holds one loaded model. The server asks it what the model takes and gives ([`ModelInterface`]) and runs
 //! it on [`Tensor`]s that were checked against that. No type of a runtime's library crosses this seam.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,6 +112,18 @@ pub enum RunError {
         /// The runtime's own words.
         message: String,
     },
+    /// The provider cannot run it, on whatever inputs.
+    #[error("the provider `{provider}` failed: {message}{}", seen(found.as_ref()))]
+    Provider {
+        /// Its name.
+        provider: &'static str,
+        /// What it is about.
+        fault: ProviderFault,
+        /// The runtime's own words.
+        message: String,
+        /// The GPU and the driver that are there, in words.
+        found: Option<String>,
+    },
     /// The run was stopped by its [`Cancel`].
     #[error("the run was stopped before it ended")]
     Cancelled,
@@ -184,14 +197,16 @@ pub enum LoadError {
         message: String,
     },
     /// The provider that was asked for cannot run the model.
-    #[error("the provider `{provider}` cannot run the model: {message}")]
+    #[error("the provider `{provider}` cannot run the model: {message}{}", seen(found.as_ref()))]
     Provider {
         /// Its name.
         provider: &'static str,
-        /// Whether that is for parts of the model that would run on the CPU.
-        on_cpu: bool,
+        /// What it is about.
+        fault: ProviderFault,
         /// The runtime's own words.
         message: String,
+        /// The GPU and the driver that are there, in words.
+        found: Option<String>,
     },
     /// An input that the protocol cannot carry.
     #[error("input `{input}` of the model `{}` is {kind}, expected a tensor of a datatype of the protocol", path.display())]
@@ -230,18 +245,91 @@ impl LoadError {
             Self::ModelRefused { locale: Some(locale), .. } => {
                 Some(format!("the operator needs the locale `{locale}`, so put it into the image under /usr/lib/locale"))
             }
-            Self::LibraryNotOpened { missing: Missing { library: Some(library), .. }, .. } => {
-                Some(format!("put `{library}` into the image where the loader searches"))
+            Self::LibraryNotOpened { missing: Missing { library: Some(library), others, .. }, .. } => {
+                Some(match (is_the_drivers(library), others.as_slice()) {
+                    (true, _) => format!("`{library}` is the driver's and no image's: {START}"),
+                    (false, []) => format!("put `{library}` into the image where the loader searches"),
+                    (false, others) => {
+                        format!("there is `{}`, another version: use the one that `{library}` belongs to", others.join("`, `"))
+                    }
+                })
             }
-            Self::Provider { on_cpu: true, .. } => {
-                Some("`session_config` with `session.disable_cpu_ep_fallback` = `0` lets these parts run on the CPU".into())
-            }
-            Self::Provider { .. } => {
-                Some("start the container with a GPU (`--gpus all`, or the device plug-in of the cluster) and a driver that is new enough".into())
-            }
+            Self::Provider { fault, .. } => fault.hint(),
             _ => None,
         }
     }
+}
+
+/// What a provider's failure is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProviderFault {
+    /// It leaves parts of the model to the CPU.
+    OnCpu,
+    /// It takes nothing of the model.
+    Nothing,
+    /// The runtime was built without it.
+    Absent,
+    /// There is no GPU that it can use.
+    NoDevice,
+    /// The driver is too old, or does not answer.
+    Driver,
+    /// Its libraries have no code for the GPU.
+    Code,
+    /// Anything else.
+    Other,
+}
+
+/// How a container gets a GPU.
+const START: &str = "start the container with a GPU (`--gpus all`, or the device plug-in of the cluster)";
+
+impl ProviderFault {
+    /// The word for it in a line of the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OnCpu => "on_cpu",
+            Self::Nothing => "nothing_taken",
+            Self::Absent => "absent",
+            Self::NoDevice => "no_device",
+            Self::Driver => "driver",
+            Self::Code => "no_code",
+            Self::Other => "other",
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(self) -> Option<String> {
+        match self {
+            Self::OnCpu => Some(
+                "`cpu_fallback` = `report` lets these parts run on the CPU; a runtime older than 1.24, which cannot name them, \
+                 needs `session_config` with `session.disable_cpu_ep_fallback` = `0`"
+                    .to_owned(),
+            ),
+            Self::Absent => Some("build the image with a runtime that has it: stacks such as `onnx-cuda` have it".to_owned()),
+            Self::NoDevice => Some(START.to_owned()),
+            Self::Driver => Some(format!("{START} on a host with a driver that is new enough for the libraries in the image")),
+            Self::Code => Some("build the image for the GPU that is there: `imgbuild doctor` compares both".to_owned()),
+            Self::Nothing | Self::Other => None,
+        }
+    }
+}
+
+/// What was found, behind a message.
+fn seen(found: Option<&String>) -> String {
+    found.map(|found| format!(" (there is {found})")).unwrap_or_default()
+}
+
+/// Whether a library comes with the GPU's driver, which the host puts into the container.
+fn is_the_drivers(library: &str) -> bool {
+    library.starts_with("libcuda.so") || library.starts_with("libnvidia-")
+}
+
+/// Which provider runs how much of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Placement {
+    /// Nodes by the runtime's name of the provider.
+    pub nodes: BTreeMap<String, usize>,
+    /// Nodes that run on the CPU: their operator, and their name where they have one.
+    pub on_cpu: Vec<String>,
 }
 
 /// What the loader did not find.
@@ -249,6 +337,8 @@ impl LoadError {
 pub struct Missing {
     /// A library.
     pub library: Option<String>,
+    /// Other versions of the library that are where it was looked for.
+    pub others: Vec<String>,
     /// A symbol.
     pub symbol: Option<String>,
     /// A version of a library's symbols, such as `GLIBC_2.38`.
@@ -262,6 +352,11 @@ pub const DEFAULT_SIGNATURE: &str = "serving_default";
 pub trait Backend: Send + Sync {
     /// What the model takes and gives.
     fn interface(&self) -> &ModelInterface;
+
+    /// Which provider runs what, where the runtime says so.
+    fn placement(&self) -> Option<&Placement> {
+        None
+    }
 
     /// The name of the signature that this is.
     fn signature(&self) -> &str {

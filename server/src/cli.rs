@@ -15,6 +15,8 @@ pub enum Action {
     Check,
     /// Write the model to this file as the runtime optimises it, end.
     Optimize(PathBuf),
+    /// Write the model to this file with what the provider compiles of it, end.
+    Engine(PathBuf),
     /// Run the model, and that of this other file of options, on the same inputs, print how they differ, end.
     Compare(PathBuf),
     /// Print the options as they are resolved.
@@ -71,6 +73,7 @@ impl Arguments {
                 Some("--version" | "-V") => parsed.action = Action::Version,
                 Some("--config") => parsed.config = Some(value(&mut arguments, "--config")?),
                 Some("--optimize") => parsed.action = Action::Optimize(value(&mut arguments, "--optimize")?),
+                Some("--engine") => parsed.action = Action::Engine(value(&mut arguments, "--engine")?),
                 Some("--compare") => parsed.action = Action::Compare(value(&mut arguments, "--compare")?),
                 Some("--data") => parsed.data.push(value(&mut arguments, "--data")?),
                 Some(text) if text.starts_with("--config=") => parsed.config = Some(text["--config=".len()..].into()),
@@ -92,10 +95,12 @@ pub fn help() -> String {
         "Serves one model over the Open Inference Protocol.\n\n\
          Usage: imgserve [serve] [--config FILE] [--check | --print-config]\n\
          \x20      imgserve [--config FILE] --optimize MODEL\n\
+         \x20      imgserve [--config FILE] --engine MODEL\n\
          \x20      imgserve [--config FILE] --compare FILE [--data FOLDER]...\n\n\
          \x20 --config FILE    options, a JSON object [{DEFAULT_PATH}]\n\
          \x20 --check          load the model, run the warm-up, end\n\
          \x20 --optimize MODEL write the model as the runtime optimises it at `graph_optimization_level`, end\n\
+         \x20 --engine MODEL   write the model with the engines that the provider compiles for the GPU that is there, end\n\
          \x20 --compare FILE   run the models of two files of options on the same inputs, print how they differ, end\n\
          \x20 --data FOLDER    compare on its input_0.pb and so on [seeded random inputs]\n\
          \x20 --print-config   print the options as they are resolved\n\
@@ -107,7 +112,7 @@ pub fn help() -> String {
         writeln!(text, "  {:<24} {}", key.name, key.help).expect("writing to a string does not fail");
     }
     text.push_str(
-        "\nExit status: 0 after a signal and for --check, --optimize and --compare that passed, 1 internal error, 2 arguments or options,\n\
+        "\nExit status: 0 after a signal and for --check, --optimize, --engine and --compare that passed, 1 internal error, 2 arguments or options,\n\
          3 the runtime's library, 4 the model, 5 the address, 6 the warm-up, 7 requests cut off by the drain timeout.\n",
     );
     text

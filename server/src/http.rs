@@ -220,8 +220,9 @@ fn read(app: &App, route: Route) -> Result<Answer, Refusal> {
             )
         }
         Route::Metrics => {
-            let ready = app.ready().is_ok();
-            let text = app.metrics.render((&app.model_name, &app.model_version), ready);
+            let backend = app.ready().ok();
+            let placement = backend.and_then(|backend| backend.placement());
+            let text = app.metrics.render((&app.model_name, &app.model_version), backend.is_some(), placement);
             answer::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
         Route::ModelStatus => serving::status(app),

@@ -12,10 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::backend::onnx::{self, OnnxBackend};
 use crate::backend::tensorflow::{self, TensorFlowBackend};
-use crate::backend::{Backend, LoadError};
+use crate::backend::{Backend, LoadError, RunError};
 use crate::cli::{Action, Arguments, UsageError, help};
 use crate::compare::compare;
-use crate::config::{Config, ConfigError, Resolved, RuntimeKind};
+use crate::config::{Config, ConfigError, Provider, Resolved, RuntimeKind};
 use crate::cpu;
 use crate::heap;
 use crate::http::{self, App, Drained};
@@ -87,6 +87,7 @@ impl StartError {
             Self::Usage(_) => Some("`imgserve --help` lists the arguments".into()),
             Self::Config(error) => error.hint(),
             Self::Load(error) => error.hint(),
+            Self::WarmUp(WarmUpError::Run { source: RunError::Provider { fault, .. }, .. }) => fault.hint(),
             Self::Cpu { .. } => Some("build the image for it, or without `--optimize hardware`".into()),
             _ => None,
         }
@@ -101,6 +102,9 @@ impl StartError {
         if let Self::Cpu { found, expected } = self {
             line = line.field("found", found).field("expected", expected);
         }
+        if let Self::WarmUp(WarmUpError::Run { source: RunError::Provider { provider, fault, found, .. }, .. }) = self {
+            line = line.field("provider", provider).field("fault", fault.name()).optional("found", found.as_ref());
+        }
         line.field("message", &self.to_string()).optional("hint", self.hint()).emit();
     }
 }
@@ -112,7 +116,8 @@ fn load_fields(line: Line, error: &LoadError) -> Line {
             .field("library", &path(library))
             .optional("missing_library", missing.library.as_ref())
             .optional("missing_symbol", missing.symbol.as_ref())
-            .optional("missing_version", missing.symbol_version.as_ref()),
+            .optional("missing_version", missing.symbol_version.as_ref())
+            .optional("other_versions", Some(&missing.others).filter(|others| !others.is_empty())),
         LoadError::LibraryVersion { library, found, expected } => {
             line.field("library", &path(library)).field("found", found).field("expected", expected)
         }
@@ -123,7 +128,9 @@ fn load_fields(line: Line, error: &LoadError) -> Line {
             .optional("operator", operator.as_ref())
             .optional("missing_file", file.as_ref())
             .optional("missing_locale", locale.as_ref()),
-        LoadError::Provider { provider, .. } => line.field("provider", provider),
+        LoadError::Provider { provider, fault, found, .. } => {
+            line.field("provider", provider).field("fault", fault.name()).optional("found", found.as_ref())
+        }
         LoadError::InputUnserved { path: model, input, .. } => line.field("model", &path(model)).field("input", input),
         LoadError::OutputsUnserved { path: model, .. } | LoadError::Signature { path: model, .. } => {
             line.field("model", &path(model))
@@ -172,6 +179,20 @@ fn act(arguments: impl IntoIterator<Item = std::ffi::OsString>, phases: Phases) 
             let runtime = onnx::Runtime::open(&config.library)?;
             OnnxBackend::optimize(&runtime, &config, &output)?;
             print(&format!("{}\n", serde_json::json!({ "runtime": runtime.version(), "cpu": cpu::features() })));
+            exit_now(0);
+        }
+        Action::Engine(output) => {
+            let config = configure(arguments.config.as_deref())?;
+            let runtime = onnx::Runtime::open(&config.library)?;
+            let backend = OnnxBackend::compile(&runtime, &config, &output)?;
+            let nodes = backend.placement().map(|placement| &placement.nodes);
+            let made = serde_json::json!({
+                "runtime": runtime.version(),
+                "provider": config.provider.name(),
+                "found": onnx::gpu(),
+                "nodes": nodes,
+            });
+            print(&format!("{made}\n"));
             exit_now(0);
         }
         Action::Compare(other) => {
@@ -232,7 +253,17 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
             Arc::new(TensorFlowBackend::open(&runtime, config)?)
         }
     };
-    phases.end_with(Phase::Session, |line| line.field("threads", &config.threads));
+    phases.end_with(Phase::Session, |line| {
+        let line = line.field("threads", &config.threads).field("provider", config.provider.name());
+        line.optional("nodes", backend.placement().map(|placement| &placement.nodes))
+    });
+    if let Some(placement) =
+        backend.placement().filter(|placement| !placement.on_cpu.is_empty() && config.provider != Provider::Cpu)
+    {
+        let total: usize = placement.nodes.values().sum();
+        let message = format!("{} of {total} nodes of the model run on the CPU", placement.on_cpu.len());
+        log::line(Level::Warn, message).field("nodes", &placement.on_cpu).emit();
+    }
     let outcome = warm_up(&*backend, &config.warm_up, config.warm_up_repeats, config.limits.body_bytes)?;
     let (word, reason, median) = match &outcome {
         Outcome::Ran(median) => ("ran", None, *median),

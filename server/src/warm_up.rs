@@ -75,8 +75,8 @@ pub enum WarmUpError {
 /// Runs the model once; inputs of zeros are made only up to `largest` bytes.
 ///
 /// # Errors
-/// When given inputs cannot be read or run; and when zeros cannot be run because the runtime lacks a kernel, so that no
-/// request could be answered. Any other failure on zeros says little: a model may well refuse a shape or an index of 0.
+/// When given inputs cannot be read or run; and when zeros cannot be run because the runtime lacks a kernel or its GPU fails,
+/// so that no request could be answered. Any other failure on zeros says little: a model may well refuse a shape or an index of 0.
 pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, repeats: usize, largest: usize) -> Result<Outcome, WarmUpError> {
     let interface = backend.interface();
     let outputs: Vec<usize> = (0..interface.outputs.len()).collect();
@@ -96,7 +96,9 @@ pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, repeats: usize, largest:
             };
             match run(backend, &inputs, &outputs, repeats) {
                 Ok(median) => Ok(Outcome::Ran(median)),
-                Err(source @ RunError::NotImplemented { .. }) => Err(WarmUpError::Run { inputs: "zeros".into(), source }),
+                Err(source @ (RunError::NotImplemented { .. } | RunError::Provider { .. })) => {
+                    Err(WarmUpError::Run { inputs: "zeros".into(), source })
+                }
                 Err(error) => Ok(Outcome::Failed(error.to_string())),
             }
         }

@@ -211,5 +211,7 @@ fn a_gpu_that_was_asked_for_and_is_missing_ends_the_start() {
     let (status, error) = start(cuda_provider);
     assert_eq!((status, &error["stage"]), (Some(3), &Value::from("dlopen")), "{error}");
     assert_eq!(error["missing_library"], "libcublasLt.so.13", "{error}");
-    assert_eq!(error["library"], "libonnxruntime_providers_cuda.so", "{error}");
+    let provider = cuda.join("libonnxruntime_providers_cuda.so").display().to_string();
+    assert_eq!(error["library"], provider, "{error}");
+    assert_eq!(error["other_versions"], Value::Null, "{error}");
 }

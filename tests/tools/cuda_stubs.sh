@@ -52,11 +52,14 @@ stub() {
     if [ "$soname" = libcudart.so.13 ] && [[ $known == *" $name "* ]]; then continue; fi
     case $name in
       cublasGetStatusString) echo "const char *$name(int code) { (void)code; return \"not initialised\"; }" ;;
+      # An object of a C++ class without anything in it: every call of it gives nothing.
+      getPluginRegistry) echo "static void *none(void) { return 0; } static void *calls[64] = { [0 ... 63] = none }; static void *object = calls;
+        void *$name(void) { return &object; }" ;;
       *) echo "int $name(void) { return 100; }" ;;
     esac
   done >>"$source"
   echo "$soname { global: *; };" >"$folder/$soname.map"
-  local version=(); [ "$soname" = libcuda.so.1 ] || version=("-Wl,--version-script=$folder/$soname.map")
+  local version=(); [[ $soname =~ ^lib(cuda|nvidia-ml|nvinfer|nvonnxparser)\.so ]] || version=("-Wl,--version-script=$folder/$soname.map")
   gcc -shared -fPIC -O1 -w -fno-builtin -o "$folder/$soname" "$source" "-Wl,-soname,$soname" "${version[@]}"
 }
 libraries=("$@")
@@ -65,3 +68,11 @@ stub libcublas.so.13 '@libcublas\.so\.13$'
 stub libcublasLt.so.13 '@libcublasLt\.so\.13$'
 stub libcurand.so.10 '@libcurand\.so\.10$'
 stub libcuda.so.1 '^cu[A-Z][A-Za-z0-9_]*$'
+# The others only where something is imported of them.
+optional() {
+  if nm -D --undefined-only "${libraries[@]}" | awk '{ print $NF }' | grep -qE "$2"; then stub "$1" "$2"; fi
+}
+optional libcudnn.so.9 '@libcudnn\.so\.9$'
+optional libnvidia-ml.so.1 '^nvml[A-Z][A-Za-z0-9_]*$'
+optional libnvinfer.so.10 '^(createInfer|getInferLib|getPluginRegistry)'
+optional libnvonnxparser.so.10 '^createNvOnnx'

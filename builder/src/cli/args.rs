@@ -53,6 +53,8 @@ pub enum Command {
 
     /// Build, verify and measure a model in several forms, and recommend one
     Choose(super::choose::ChooseArgs),
+    /// Tell whether an image will run on this host
+    Doctor(super::doctor::DoctorArgs),
     /// Check that an image answers as it should on a fixed test set
     Verify(super::verify::VerifyArgs),
     /// Write what an image answers to a test set, for later verification
@@ -75,6 +77,8 @@ pub enum Command {
     Template(super::template::TemplateArgs),
     /// List or prune the CUDA device code of a library
     Fatbin(super::fatbin::FatbinArgs),
+    /// Compile a model ahead of time for a GPU that need not be there
+    Engine(super::engine::EngineArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

@@ -7,6 +7,8 @@ mod build;
 mod choose;
 mod coldstart;
 mod compare;
+mod doctor;
+mod engine;
 mod failure;
 mod fatbin;
 mod images;
@@ -77,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::PublishRuntime(args) => publish::publish(&context, args),
         Command::Attach(args) => attach::attach(&context, &args),
         Command::Referrers(args) => attach::referrers(&context, &args),
+        Command::Engine(args) => engine::engine(&context, args),
+        Command::Doctor(args) => doctor::doctor(&context, &args),
         Command::Choose(args) => choose::choose(&context, &args),
         Command::Coldstart(args) => coldstart::coldstart(&context, args),
         Command::Verify(args) => verify::verify(&context, &args),

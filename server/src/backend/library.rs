@@ -51,10 +51,12 @@ impl Library {
 
 /// Reads a message of `dlopen`.
 pub(super) fn not_opened(library: PathBuf, message: String) -> LoadError {
+    let name = message
+        .split_once(": cannot open shared object file")
+        .map(|(before, _)| before.rsplit(": ").next().unwrap_or(before).trim_start_matches("Failed to load library ").to_owned());
     let missing = Missing {
-        library: message.split_once(": cannot open shared object file").map(|(before, _)| {
-            before.rsplit(": ").next().unwrap_or(before).trim_start_matches("Failed to load library ").to_owned()
-        }),
+        others: name.as_deref().map(|name| other_versions(name, &searched(&library))).unwrap_or_default(),
+        library: name,
         symbol: message
             .split_once("undefined symbol: ")
             .map(|(_, after)| after.split([',', ' ', '\n']).next().unwrap_or(after).to_owned()),
@@ -64,6 +66,31 @@ pub(super) fn not_opened(library: PathBuf, message: String) -> LoadError {
             .map(|(version, _)| version.to_owned()),
     };
     LoadError::LibraryNotOpened { library, missing, message }
+}
+
+/// Folders that the loader searches: where the library lies that needs another, those of the environment, and the usual ones.
+fn searched(library: &Path) -> Vec<PathBuf> {
+    let given = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let usual = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib"].map(PathBuf::from);
+    let own = library.parent().filter(|folder| folder.is_absolute()).map(Path::to_path_buf);
+    own.into_iter().chain(std::env::split_paths(&given)).chain(usual).collect()
+}
+
+/// Libraries in the folders that are called as `name` but for their major version, sorted, each once.
+fn other_versions(name: &str, folders: &[PathBuf]) -> Vec<String> {
+    let Some((stem, wanted)) = name.split_once(".so.") else { return Vec::new() };
+    let major = |version: &str| version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    let files = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let names = files.filter_map(|file| file.file_name().into_string().ok());
+    let mut others: Vec<String> = names
+        .filter(|other| {
+            let version = other.strip_prefix(stem).and_then(|rest| rest.strip_prefix(".so."));
+            version.and_then(major).is_some_and(|found| Some(found) != major(wanted))
+        })
+        .collect();
+    others.sort();
+    others.dedup();
+    others
 }
 
 #[cfg(test)]
@@ -83,5 +110,25 @@ mod tests {
         let version = missing("/lib/libc.so.6: version `GLIBC_2.99' not found (required by /lib/libx.so)");
         assert_eq!(version.symbol_version.as_deref(), Some("GLIBC_2.99"));
         assert_eq!(missing("/x: file too short"), Missing::default());
+    }
+
+    #[test]
+    fn other_versions_of_a_library_are_found_beside_it() {
+        let folder = std::env::temp_dir().join(format!("imgserve-versions-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for name in [
+            "libnvinfer.so.11",
+            "libnvinfer.so.11.4.0",
+            "libnvinfer.so.10.1",
+            "libnvinfer_lean.so.11",
+            "libnvinfer.so",
+            "libnvinfer.so.c",
+        ] {
+            std::fs::write(folder.join(name), "").expect("a file");
+        }
+        let found = other_versions("libnvinfer.so.10", std::slice::from_ref(&folder));
+        std::fs::remove_dir_all(&folder).expect("the folder is there");
+        assert_eq!(found, ["libnvinfer.so.11", "libnvinfer.so.11.4.0"]);
+        assert!(other_versions("libnvinfer.so", &[folder]).is_empty());
     }
 }

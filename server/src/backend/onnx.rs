@@ -1,37 +1,44 @@
 //! ONNX Runtime, opened with `dlopen`.
 //!
-//! The crate `ort` opens the library, checks its version and gives the table of functions; the calls themselves are made
-//! here, because a session is to run on many threads at a time and to carry every datatype without a copy.
+//! The crate `ort-sys` declares its functions; the calls are made here, because a session is to run on many threads at a
+//! time and to carry every datatype without a copy.
 
+mod api;
+mod assignment;
 mod call;
-mod cuda;
 mod diagnose;
+mod fault;
+mod gpu;
+mod options;
+mod plugin;
+mod provider;
 mod value;
 
-use std::ffi::{CString, c_int};
-use std::os::unix::ffi::OsStrExt;
+use std::cell::OnceCell;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
 
-use ort::sys;
+use ort_sys as sys;
 
-use self::call::{Code, Environment, RunOptions, Session, SessionOptions, Status, check};
+use self::api::{Code, Status, api, check};
+use self::call::{Environment, RunOptions, Session};
+use self::options::Output;
 use self::value::{Input, Outlet};
 use super::library::{Library, not_opened};
-use super::{Backend, Cancel, LoadError, ModelInterface, RunError, TensorSpec, UnservedOutput};
-use crate::config::{Config, GraphOptimization, Provider};
+use super::{Backend, Cancel, LoadError, ModelInterface, Placement, ProviderFault, RunError, TensorSpec, UnservedOutput};
+use crate::config::{Config, Provider};
 use crate::log::{self, Level};
 use crate::tensor::Tensor;
-
-/// The oldest minor version of ONNX Runtime that has every function called here.
-const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
 
 /// The library, opened and initialised.
 pub struct Runtime {
     environment: Arc<Environment>,
     version: String,
     path: PathBuf,
+    /// Set once the plug-in is registered, which the runtime allows once.
+    plugin: OnceCell<()>,
 }
 
 impl Runtime {
@@ -40,17 +47,14 @@ impl Runtime {
     /// # Errors
     /// [`LoadError::LibraryNotOpened`], [`LoadError::LibraryVersion`] or [`LoadError::Option`].
     pub fn open(library: &Path) -> Result<Self, LoadError> {
-        // `ort` opens it again by its path: given a mere name, it would look beside the binary first, and panic where `/proc`
-        // is not mounted.
         let opened = Library::open(library).map_err(|message| not_opened(library.to_path_buf(), message))?;
-        let version = call::version(&opened);
-        // A path with a slash is taken from the working directory, as everywhere; `ort` would take another.
+        let version = api::take(&opened)?;
+        // What lies beside it is found by its path, for which the runtime would take another folder than the working directory.
         let path = std::path::absolute(&opened.path).unwrap_or(opened.path);
-        ort::init_from(&path).map_err(|error| diagnose::library(path.clone(), error, OLDEST_MINOR))?;
         let environment = Environment::create()
             .map_err(|status| LoadError::Option { what: "to initialise".into(), message: status.message })?;
-        let version = format!("onnxruntime {}", version.unwrap_or_default());
-        Ok(Self { environment: Arc::new(environment), version, path })
+        let version = format!("onnxruntime {version}");
+        Ok(Self { environment: Arc::new(environment), version, path, plugin: OnceCell::new() })
     }
 
     /// The name and version of the runtime.
@@ -64,6 +68,11 @@ impl Runtime {
     }
 }
 
+/// The GPU and the driver that are there, in words, as far as they are seen.
+pub fn gpu() -> Option<String> {
+    gpu::seen()
+}
+
 /// A session of ONNX Runtime.
 pub struct OnnxBackend {
     interface: ModelInterface,
@@ -71,6 +80,8 @@ pub struct OnnxBackend {
     /// In the order of `interface.outputs`.
     output_names: Vec<CString>,
     session: Arc<Session>,
+    provider: Provider,
+    placement: Option<Placement>,
 }
 
 impl OnnxBackend {
@@ -79,7 +90,7 @@ impl OnnxBackend {
     /// # Errors
     /// See [`LoadError`].
     pub fn open(runtime: &Runtime, config: &Config) -> Result<Self, LoadError> {
-        Self::create(runtime, config, None)
+        Self::create(runtime, config, Output::None)
     }
 
     /// Reads the model and writes it, weights inside, as the runtime optimises it for the configuration.
@@ -87,10 +98,27 @@ impl OnnxBackend {
     /// # Errors
     /// See [`LoadError`].
     pub fn optimize(runtime: &Runtime, config: &Config, output: &Path) -> Result<(), LoadError> {
-        Self::create(runtime, config, Some(output)).map(|_| ())
+        Self::create(runtime, config, Output::Optimized(output)).map(|_| ())
     }
 
-    fn create(runtime: &Runtime, config: &Config, optimized: Option<&Path>) -> Result<Self, LoadError> {
+    /// Reads the model, has the provider compile what it takes of it, and writes the model with the engines in it.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; [`LoadError::Provider`] where the provider writes no engine.
+    pub fn compile(runtime: &Runtime, config: &Config, output: &Path) -> Result<Self, LoadError> {
+        let backend = Self::create(runtime, config, Output::Engine(output))?;
+        if output.exists() {
+            return Ok(backend);
+        }
+        Err(LoadError::Provider {
+            provider: config.provider.name(),
+            fault: ProviderFault::Nothing,
+            message: "it compiles no engine".into(),
+            found: None,
+        })
+    }
+
+    fn create(runtime: &Runtime, config: &Config, output: Output<'_>) -> Result<Self, LoadError> {
         let path = &config.model_path;
         // The runtime's own words for these say less.
         let unreadable = |source| LoadError::ModelUnreadable { path: path.clone(), source };
@@ -98,10 +126,17 @@ impl OnnxBackend {
         if metadata.is_dir() {
             return Err(unreadable(std::io::ErrorKind::IsADirectory.into()));
         }
-        let options = options(config, optimized)?;
-        let session = Session::create(Arc::clone(&runtime.environment), path, &options)
-            .map_err(|status| cuda::failure(&status.message).unwrap_or_else(|| diagnose::model(path.clone(), status.message)))?;
-        let describe = |status: Status| diagnose::model(path.clone(), status.message);
+        let options = options::make(runtime, config, output)?;
+        let describe = |status: Status| {
+            // A message is about the provider only where there is one.
+            let fault = if config.provider == Provider::Cpu { None } else { fault::read(config.provider, &status.message) };
+            fault.unwrap_or_else(|| diagnose::model(path.clone(), status.message))
+        };
+        let session = Session::create(Arc::clone(&runtime.environment), path, &options).map_err(describe)?;
+        let placement = assignment::read(&session).map_err(describe)?;
+        if let Some(placement) = &placement {
+            assignment::judge(placement, config.provider, config.cpu_fallback)?;
+        }
 
         let mut inputs = Vec::new();
         for outlet in session.inputs().map_err(describe)? {
@@ -129,6 +164,8 @@ impl OnnxBackend {
             output_names: names(&outputs),
             interface: ModelInterface { platform: "onnx_onnxv1", runtime: runtime.version.clone(), inputs, outputs, unserved },
             session: Arc::new(session),
+            provider: config.provider,
+            placement,
         })
     }
 }
@@ -141,66 +178,25 @@ fn served(outlet: Outlet) -> Result<TensorSpec, (String, String)> {
     }
 }
 
-fn options(config: &Config, optimized: Option<&Path>) -> Result<SessionOptions, LoadError> {
-    let refused = |what: String| move |status: Status| LoadError::Option { what, message: status.message };
-    let c_string = |what: &str, text: &[u8]| {
-        CString::new(text).map_err(|_| LoadError::Option { what: what.to_owned(), message: "it holds a zero byte".into() })
-    };
-    let options = SessionOptions::create().map_err(refused("session options".into()))?;
-    let level = match config.graph_optimization {
-        GraphOptimization::All => sys::GraphOptimizationLevel::ORT_ENABLE_ALL,
-        GraphOptimization::Extended => sys::GraphOptimizationLevel::ORT_ENABLE_EXTENDED,
-        GraphOptimization::Basic => sys::GraphOptimizationLevel::ORT_ENABLE_BASIC,
-        GraphOptimization::Disable => sys::GraphOptimizationLevel::ORT_DISABLE_ALL,
-    };
-    let threads = c_int::try_from(config.threads).unwrap_or(c_int::MAX);
-    // SAFETY: the options are valid, and the strings live through the calls.
-    unsafe {
-        check((call::api().SetSessionGraphOptimizationLevel)(options.as_ptr(), level))
-            .map_err(refused("`graph_optimization_level`".into()))?;
-        check((call::api().SetIntraOpNumThreads)(options.as_ptr(), threads)).map_err(refused("`threads`".into()))?;
-        let strict = (cuda::NO_FALLBACK.to_owned(), "1".to_owned());
-        let strict =
-            (config.provider == Provider::Cuda && !config.session_config.contains_key(cuda::NO_FALLBACK)).then_some(strict);
-        for (key, value) in config.session_config.iter().chain(strict.iter().map(|(key, value)| (key, value))) {
-            let what = format!("`session_config` entry `{key}`");
-            let (key, value) = (c_string(&what, key.as_bytes())?, c_string(&what, value.as_bytes())?);
-            check((call::api().AddSessionConfigEntry)(options.as_ptr(), key.as_ptr(), value.as_ptr())).map_err(refused(what))?;
-        }
-    }
-    if config.provider == Provider::Cuda {
-        cuda::append(&options, &config.provider_options)?;
-    }
-    if let Some(optimized) = optimized {
-        let path = c_string("the path of the optimised model", optimized.as_os_str().as_bytes())?;
-        // SAFETY: the options are valid, and the path lives through the call.
-        unsafe { check((call::api().SetOptimizedModelFilePath)(options.as_ptr(), path.as_ptr())) }
-            .map_err(refused("the path of the optimised model".into()))?;
-    }
-    for library in &config.custom_op_libraries {
-        let path = c_string("`custom_op_libraries`", library.as_os_str().as_bytes())?;
-        // SAFETY: the options are valid, and the path lives through the call; that the library is one of custom
-        // operators is what the configuration says.
-        unsafe { check((call::api().RegisterCustomOpsLibrary_V2)(options.as_ptr(), path.as_ptr())) }
-            .map_err(|status| not_opened(PathBuf::from(library), status.message))?;
-    }
-    Ok(options)
-}
-
 impl Backend for OnnxBackend {
     fn interface(&self) -> &ModelInterface {
         &self.interface
     }
 
+    fn placement(&self) -> Option<&Placement> {
+        self.placement.as_ref()
+    }
+
     fn run(&self, inputs: Vec<Tensor>, outputs: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, RunError> {
         // An output may be one of the inputs itself, so they live as long as the outputs do.
-        let inputs: Arc<[Input]> = inputs.into_iter().map(Input::new).collect::<Result<Vec<_>, _>>().map_err(run_error)?.into();
+        let inputs: Arc<[Input]> =
+            inputs.into_iter().map(Input::new).collect::<Result<Vec<_>, _>>().map_err(|status| self.run_error(status))?.into();
         let values: Vec<_> = inputs.iter().map(Input::as_ptr).collect();
         let input_names: Vec<_> = self.input_names.iter().map(|name| name.as_ptr()).collect();
         let output_names: Vec<_> = outputs.iter().map(|&index| self.output_names[index].as_ptr()).collect();
         let mut results: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); outputs.len()];
 
-        let options = Arc::new(RunOptions::create().map_err(run_error)?);
+        let options = Arc::new(RunOptions::create().map_err(|status| self.run_error(status))?);
         let stop = Arc::clone(&options);
         let status = cancel
             .during(
@@ -208,7 +204,7 @@ impl Backend for OnnxBackend {
                 // SAFETY: names and values are as many as is said and live through the call; the runtime allows many
                 // threads to run one session.
                 || unsafe {
-                    check((call::api().Run)(
+                    check(((*api()).Run)(
                         self.session.as_ptr(),
                         options.as_ptr(),
                         input_names.as_ptr(),
@@ -223,13 +219,13 @@ impl Backend for OnnxBackend {
             .ok_or(RunError::Cancelled)?;
         // Whatever it wrote is taken over before anything else may fail.
         let results: Vec<_> = results.into_iter().map(call::Value::from_raw).collect();
-        status.map_err(|status| if cancel.is_cancelled() { RunError::Cancelled } else { run_error(status) })?;
+        status.map_err(|status| if cancel.is_cancelled() { RunError::Cancelled } else { self.run_error(status) })?;
         results
             .into_iter()
             .zip(outputs)
             .map(|(value, &index)| {
                 value::output(value, &inputs, &self.session).map_err(|error| match error {
-                    value::OutputError::Status(status) => run_error(status),
+                    value::OutputError::Status(status) => self.run_error(status),
                     value::OutputError::Kind(kind) => {
                         RunError::Unserved { name: self.interface.outputs[index].name.clone(), kind }
                     }
@@ -240,11 +236,19 @@ impl Backend for OnnxBackend {
     }
 }
 
-fn run_error(status: Status) -> RunError {
-    let message = diagnose::tidy(&status.message);
-    match status.code {
-        Code::InvalidArgument => RunError::Refused { message },
-        Code::NotImplemented => RunError::NotImplemented { message },
-        _ => RunError::Failed { message },
+impl OnnxBackend {
+    fn run_error(&self, status: Status) -> RunError {
+        if self.provider != Provider::Cpu
+            && let Some((fault, message)) = fault::find(&status.message)
+        {
+            let found = if fault == ProviderFault::Other { None } else { gpu::seen() };
+            return RunError::Provider { provider: self.provider.name(), fault, message, found };
+        }
+        let message = diagnose::tidy(&status.message);
+        match status.code {
+            Code::InvalidArgument => RunError::Refused { message },
+            Code::NotImplemented => RunError::NotImplemented { message },
+            Code::Other => RunError::Failed { message },
+        }
     }
 }

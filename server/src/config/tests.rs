@@ -1,3 +1,4 @@
+use super::reader::name_of;
 use super::*;
 
 fn resolve(text: &str, variables: &[(&str, &str)]) -> Result<Resolved, ConfigError> {

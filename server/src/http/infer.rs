@@ -170,7 +170,7 @@ impl From<RunError> for Refusal {
             RunError::Refused { .. } => StatusCode::BAD_REQUEST,
             RunError::NotImplemented { .. } | RunError::Unserved { .. } => StatusCode::NOT_IMPLEMENTED,
             RunError::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-            RunError::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            RunError::Provider { .. } | RunError::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
     }

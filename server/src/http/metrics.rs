@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
+use crate::backend::Placement;
 use crate::phases::Phase;
 
 /// What a request was for.
@@ -130,7 +131,7 @@ impl Metrics {
     }
 
     /// Writes all of them.
-    pub fn render(&self, model: (&str, &str), ready: bool) -> String {
+    pub fn render(&self, model: (&str, &str), ready: bool, placement: Option<&Placement>) -> String {
         let mut out = String::with_capacity(4096);
         head(&mut out, "imgserve_info", "gauge", "The server and the model it serves.");
         let (name, version) = (escape(model.0), escape(model.1));
@@ -138,6 +139,13 @@ impl Metrics {
         line(&mut out, format_args!("imgserve_info{{version=\"{server}\",model=\"{name}\",model_version=\"{version}\"}} 1"));
         head(&mut out, "imgserve_ready", "gauge", "1 while inferences are answered.");
         line(&mut out, format_args!("imgserve_ready {}", u8::from(ready)));
+
+        if let Some(placement) = placement {
+            head(&mut out, "imgserve_model_nodes", "gauge", "Nodes of the model, by the provider that runs them.");
+            for (provider, count) in &placement.nodes {
+                line(&mut out, format_args!("imgserve_model_nodes{{provider=\"{}\"}} {count}", escape(provider)));
+            }
+        }
 
         head(&mut out, "imgserve_requests_total", "counter", "Requests answered, by what they were for and the status.");
         for ((kind, code), count) in self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {

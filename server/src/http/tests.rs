@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::backend::{Cancel, ModelInterface, RunError, ShapeSpec};
+use crate::backend::{Cancel, ModelInterface, ProviderFault, RunError, ShapeSpec};
 use crate::tensor::{Datatype, Tensor};
 
 type Behaviour = Box<dyn Fn(Vec<Tensor>, &Cancel) -> Result<Vec<Tensor>, RunError> + Send + Sync>;
@@ -101,6 +101,7 @@ async fn failures_of_the_runtime_have_their_status() {
         (RunError::NotImplemented { message: "m".into() }, 501),
         (RunError::Unserved { name: "y".into(), kind: "a map".into() }, 501),
         (RunError::Failed { message: "m".into() }, 500),
+        (RunError::Provider { provider: "cuda", fault: ProviderFault::Other, message: "m".into(), found: None }, 500),
         (RunError::Cancelled, 503),
     ] {
         let app = app("", mock(move |_, _| Err(error.clone())));

@@ -1,4 +1,4 @@
-//! The runtime's objects, each freed when it is dropped, and the check of every status.
+//! The runtime's objects, each freed when it is dropped.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -6,45 +6,11 @@ use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ort::sys;
+use ort_sys as sys;
 
+use super::api::{Code, Status, api, check};
 use super::value::{Outlet, describe};
-use crate::backend::library::Library;
 use crate::log::{self, Level, c_text};
-
-pub(super) use ort::ErrorCode as Code;
-
-/// The table of functions.
-pub(super) fn api() -> &'static sys::OrtApi {
-    ort::api()
-}
-
-/// A failure that the runtime reported.
-#[derive(Debug)]
-pub(super) struct Status {
-    pub code: Code,
-    pub message: String,
-}
-
-/// Takes over a status.
-///
-/// # Safety
-/// It was returned by a function of the runtime and is used once.
-pub(super) unsafe fn check(status: sys::OrtStatusPtr) -> Result<(), Status> {
-    // SAFETY: by this function's contract.
-    unsafe { ort::Error::result_from_status(status) }
-        .map_err(|error| Status { code: error.code(), message: error.message().to_owned() })
-}
-
-/// Asks an opened library for its version, such as `1.32.0`; `None` where it is not ONNX Runtime.
-pub(super) fn version(library: &Library) -> Option<String> {
-    let base = library.symbol(c"OrtGetApiBase")?;
-    // SAFETY: the function is the one that ONNX Runtime's header declares, and what it returns lives as long as the library.
-    unsafe {
-        let base: unsafe extern "C" fn() -> *const sys::OrtApiBase = std::mem::transmute(base.as_ptr());
-        Some(c_text(((*base()).GetVersionString)()))
-    }
-}
 
 /// Declares an owner of one of the runtime's objects.
 macro_rules! owner {
@@ -62,7 +28,7 @@ macro_rules! owner {
             fn drop(&mut self) {
                 if !self.0.is_null() {
                     // SAFETY: this is the only owner.
-                    unsafe { (api().$release)(self.0) }
+                    unsafe { ((*api()).$release)(self.0) }
                 }
             }
         }
@@ -97,14 +63,14 @@ impl Environment {
         let severity = sys::OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING;
         // SAFETY: the logger takes no parameter and lives as long as the process, the name is static.
         unsafe {
-            check((api().CreateEnvWithCustomLogger)(
+            check(((*api()).CreateEnvWithCustomLogger)(
                 forward,
                 ptr::null_mut(),
                 severity,
                 c"imgserve".as_ptr(),
                 &raw mut environment.0,
             ))?;
-            check((api().DisableTelemetryEvents)(environment.0))?;
+            check(((*api()).DisableTelemetryEvents)(environment.0))?;
         }
         Ok(environment)
     }
@@ -151,7 +117,7 @@ impl SessionOptions {
     pub(super) fn create() -> Result<Self, Status> {
         let mut options = Self(ptr::null_mut());
         // SAFETY: the place is valid for writing.
-        unsafe { check((api().CreateSessionOptions)(&raw mut options.0)) }?;
+        unsafe { check(((*api()).CreateSessionOptions)(&raw mut options.0)) }?;
         Ok(options)
     }
 }
@@ -160,14 +126,14 @@ impl RunOptions {
     pub(super) fn create() -> Result<Self, Status> {
         let mut options = Self(ptr::null_mut());
         // SAFETY: the place is valid for writing.
-        unsafe { check((api().CreateRunOptions)(&raw mut options.0)) }?;
+        unsafe { check(((*api()).CreateRunOptions)(&raw mut options.0)) }?;
         Ok(options)
     }
 
     /// Ends the runs that use these options, between two operators.
     pub(super) fn terminate(&self) {
         // SAFETY: the options are valid; the runtime made this call to be used while they are in use.
-        if let Err(status) = unsafe { check((api().RunOptionsSetTerminate)(self.0)) } {
+        if let Err(status) = unsafe { check(((*api()).RunOptionsSetTerminate)(self.0)) } {
             log::line(Level::Warn, format_args!("failed to stop a run: {}", status.message)).emit();
         }
     }
@@ -185,7 +151,7 @@ impl MemoryInfo {
         let mut info = Self(ptr::null_mut());
         // SAFETY: the place is valid for writing.
         unsafe {
-            check((api().CreateCpuMemoryInfo)(
+            check(((*api()).CreateCpuMemoryInfo)(
                 sys::OrtAllocatorType::OrtDeviceAllocator,
                 sys::OrtMemType::OrtMemTypeDefault,
                 &raw mut info.0,
@@ -212,7 +178,7 @@ impl Session {
             .map_err(|_| Status { code: Code::InvalidArgument, message: "the path holds a zero byte".into() })?;
         let mut session = RawSession(ptr::null_mut());
         // SAFETY: environment and options are valid, and the path lives through the call.
-        unsafe { check((api().CreateSession)(environment.as_ptr(), path.as_ptr(), options.as_ptr(), &raw mut session.0)) }?;
+        unsafe { check(((*api()).CreateSession)(environment.as_ptr(), path.as_ptr(), options.as_ptr(), &raw mut session.0)) }?;
         Ok(Self { session, _environment: environment })
     }
 
@@ -223,15 +189,19 @@ impl Session {
     pub(super) fn inputs(&self) -> Result<Vec<Outlet>, Status> {
         let mut count = 0;
         // SAFETY: the session is valid.
-        unsafe { check((api().SessionGetInputCount)(self.as_ptr(), &raw mut count)) }?;
-        self.outlets(count, api().SessionGetInputName, api().SessionGetInputTypeInfo)
+        unsafe { check(((*api()).SessionGetInputCount)(self.as_ptr(), &raw mut count)) }?;
+        // SAFETY: every table has these.
+        let (name_of, type_of) = unsafe { ((*api()).SessionGetInputName, (*api()).SessionGetInputTypeInfo) };
+        self.outlets(count, name_of, type_of)
     }
 
     pub(super) fn outputs(&self) -> Result<Vec<Outlet>, Status> {
         let mut count = 0;
         // SAFETY: the session is valid.
-        unsafe { check((api().SessionGetOutputCount)(self.as_ptr(), &raw mut count)) }?;
-        self.outlets(count, api().SessionGetOutputName, api().SessionGetOutputTypeInfo)
+        unsafe { check(((*api()).SessionGetOutputCount)(self.as_ptr(), &raw mut count)) }?;
+        // SAFETY: every table has these.
+        let (name_of, type_of) = unsafe { ((*api()).SessionGetOutputName, (*api()).SessionGetOutputTypeInfo) };
+        self.outlets(count, name_of, type_of)
     }
 
     fn outlets(&self, count: usize, name_of: NameOf, type_of: TypeOf) -> Result<Vec<Outlet>, Status> {
@@ -241,11 +211,11 @@ impl Session {
             // it, after it was copied.
             let (name, info) = unsafe {
                 let mut allocator = ptr::null_mut();
-                check((api().GetAllocatorWithDefaultOptions)(&raw mut allocator))?;
+                check(((*api()).GetAllocatorWithDefaultOptions)(&raw mut allocator))?;
                 let mut name = ptr::null_mut();
                 check(name_of(self.as_ptr(), index, allocator, &raw mut name))?;
                 let copied = CStr::from_ptr(name).to_string_lossy().into_owned();
-                check((api().AllocatorFree)(allocator, name.cast()))?;
+                check(((*api()).AllocatorFree)(allocator, name.cast()))?;
                 let mut info = TypeInfo(ptr::null_mut());
                 check(type_of(self.as_ptr(), index, &raw mut info.0))?;
                 (copied, info)
@@ -260,6 +230,6 @@ impl Session {
 pub(super) fn tensor_info(value: &Value) -> Result<TensorInfo, Status> {
     let mut info = TensorInfo(ptr::null_mut());
     // SAFETY: the value is a tensor, or the runtime says that it is not.
-    unsafe { check((api().GetTensorTypeAndShape)(value.as_ptr(), &raw mut info.0)) }?;
+    unsafe { check(((*api()).GetTensorTypeAndShape)(value.as_ptr(), &raw mut info.0)) }?;
     Ok(info)
 }

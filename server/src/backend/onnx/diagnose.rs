@@ -1,32 +1,8 @@
-//! What the loader's and the runtime's messages say was missing.
+//! What the runtime's messages say was missing.
 
 use std::path::PathBuf;
 
-use crate::backend::library::not_opened;
-use crate::backend::{LoadError, Missing};
-
-/// Reads why `ort` did not open the library.
-pub(super) fn library(library: PathBuf, error: ort::LoadDynamicError, oldest_minor: u32) -> LoadError {
-    use ort::LoadDynamicError as Dynamic;
-    match error {
-        Dynamic::Dlopen { error, path } => {
-            // The loader's own words are the error's source.
-            let message = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            not_opened(path, message)
-        }
-        Dynamic::MissingApi { path } => LoadError::LibraryNotOpened {
-            library: path,
-            missing: Missing { symbol: Some("OrtGetApiBase".into()), ..Missing::default() },
-            message: "it does not export `OrtGetApiBase`, so it is not ONNX Runtime".into(),
-        },
-        Dynamic::InvalidVersionString => {
-            LoadError::LibraryVersion { library, found: "unreadable".into(), expected: format!("1.{oldest_minor} or newer") }
-        }
-        Dynamic::BadVersion { version_str, path } => {
-            LoadError::LibraryVersion { library: path, found: version_str, expected: format!("1.{oldest_minor} or newer") }
-        }
-    }
-}
+use crate::backend::LoadError;
 
 /// Reads why the runtime refused a model.
 pub(super) fn model(path: PathBuf, message: String) -> LoadError {

@@ -5,9 +5,10 @@ use std::ptr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use ort::sys;
+use ort_sys as sys;
 
-use super::call::{MemoryInfo, Session, Status, TypeInfo, Value, api, check, tensor_info};
+use super::api::{Status, api, check};
+use super::call::{MemoryInfo, Session, TypeInfo, Value, tensor_info};
 use crate::backend::ShapeSpec;
 use crate::tensor::{Datatype, Elements, Strings, Tensor, TensorError, element_count};
 
@@ -79,7 +80,7 @@ pub(super) fn describe(info: &TypeInfo) -> Result<Result<(Datatype, ShapeSpec), 
     // Numbers, not the enumerations: a later runtime may answer with one that these do not have.
     let mut kind = 0_i32;
     // SAFETY: the information is valid, and an `i32` has the size of the enumeration.
-    unsafe { check((api().GetOnnxTypeFromTypeInfo)(info.as_ptr(), (&raw mut kind).cast())) }?;
+    unsafe { check(((*api()).GetOnnxTypeFromTypeInfo)(info.as_ptr(), (&raw mut kind).cast())) }?;
     let words = match kind {
         1 => None,
         2 => Some("a sequence"),
@@ -95,7 +96,7 @@ pub(super) fn describe(info: &TypeInfo) -> Result<Result<(Datatype, ShapeSpec), 
     let mut tensor = ptr::null();
     // SAFETY: the information is valid and that of a tensor; what is cast from it lives as long as it does.
     let (number, dimensions) = unsafe {
-        check((api().CastTypeInfoToTensorInfo)(info.as_ptr(), &raw mut tensor))?;
+        check(((*api()).CastTypeInfoToTensorInfo)(info.as_ptr(), &raw mut tensor))?;
         if tensor.is_null() {
             return Ok(Err("a tensor of unknown type".to_owned()));
         }
@@ -116,10 +117,10 @@ unsafe fn type_and_dimensions(info: *const sys::OrtTensorTypeAndShapeInfo) -> Re
     let (mut number, mut rank) = (0_i32, 0);
     // SAFETY: `info` is valid by this function's contract, and there is room for as many dimensions as are asked for.
     unsafe {
-        check((api().GetTensorElementType)(info, (&raw mut number).cast()))?;
-        check((api().GetDimensionsCount)(info, &raw mut rank))?;
+        check(((*api()).GetTensorElementType)(info, (&raw mut number).cast()))?;
+        check(((*api()).GetDimensionsCount)(info, &raw mut rank))?;
         let mut dimensions = vec![0_i64; rank];
-        check((api().GetDimensions)(info, dimensions.as_mut_ptr(), rank))?;
+        check(((*api()).GetDimensions)(info, dimensions.as_mut_ptr(), rank))?;
         Ok((number, dimensions))
     }
 }
@@ -150,7 +151,7 @@ impl Input {
                 // SAFETY: the buffer has the size of the shape, is aligned, and outlives the value; the runtime does not
                 // write to the inputs of a graph.
                 unsafe {
-                    check((api().CreateTensorWithDataAsOrtValue)(
+                    check(((*api()).CreateTensorWithDataAsOrtValue)(
                         cpu()?.as_ptr(),
                         data.cast_mut().cast::<c_void>(),
                         bytes.len(),
@@ -166,12 +167,12 @@ impl Input {
                 // SAFETY: the allocator is the runtime's own; each buffer is as long as was asked for.
                 unsafe {
                     let mut allocator = ptr::null_mut();
-                    check((api().GetAllocatorWithDefaultOptions)(&raw mut allocator))?;
-                    check((api().CreateTensorAsOrtValue)(allocator, shape.as_ptr(), shape.len(), element_type, &raw mut raw))?;
+                    check(((*api()).GetAllocatorWithDefaultOptions)(&raw mut allocator))?;
+                    check(((*api()).CreateTensorAsOrtValue)(allocator, shape.as_ptr(), shape.len(), element_type, &raw mut raw))?;
                     let value = Value::from_raw(raw);
                     for (index, string) in strings.iter().enumerate() {
                         let mut buffer: *mut c_char = ptr::null_mut();
-                        check((api().GetResizedStringTensorElementBuffer)(raw, index, string.len(), &raw mut buffer))?;
+                        check(((*api()).GetResizedStringTensorElementBuffer)(raw, index, string.len(), &raw mut buffer))?;
                         if !string.is_empty() {
                             ptr::copy_nonoverlapping(string.as_ptr(), buffer.cast(), string.len());
                         }
@@ -241,7 +242,7 @@ pub(super) fn output(value: Value, inputs: &Arc<[Input]>, session: &Arc<Session>
     }
     let mut is_tensor = 0;
     // SAFETY: the value is valid.
-    unsafe { check((api().IsTensor)(value.as_ptr(), &raw mut is_tensor)) }?;
+    unsafe { check(((*api()).IsTensor)(value.as_ptr(), &raw mut is_tensor)) }?;
     if is_tensor == 0 {
         return Err(OutputError::Kind("no tensor".into()));
     }
@@ -258,7 +259,7 @@ pub(super) fn output(value: Value, inputs: &Arc<[Input]>, session: &Arc<Session>
         Some(size) => {
             let mut data: *mut c_void = ptr::null_mut();
             // SAFETY: the value is a tensor of numbers.
-            unsafe { check((api().GetTensorMutableData)(value.as_ptr(), &raw mut data)) }?;
+            unsafe { check(((*api()).GetTensorMutableData)(value.as_ptr(), &raw mut data)) }?;
             let length = if data.is_null() { 0 } else { count * size };
             Elements::Fixed(Bytes::from_owner(OutputBuffer {
                 _value: value,
@@ -277,10 +278,16 @@ fn strings(value: &Value, count: usize) -> Result<Strings, Status> {
     let mut length = 0;
     // SAFETY: the value is a tensor of strings, and there is room for what the runtime says it writes.
     unsafe {
-        check((api().GetStringTensorDataLength)(value.as_ptr(), &raw mut length))?;
+        check(((*api()).GetStringTensorDataLength)(value.as_ptr(), &raw mut length))?;
         let (mut bytes, mut starts) = (vec![0_u8; length], vec![0_usize; count]);
         if count > 0 {
-            check((api().GetStringTensorContent)(value.as_ptr(), bytes.as_mut_ptr().cast(), length, starts.as_mut_ptr(), count))?;
+            check(((*api()).GetStringTensorContent)(
+                value.as_ptr(),
+                bytes.as_mut_ptr().cast(),
+                length,
+                starts.as_mut_ptr(),
+                count,
+            ))?;
         }
         Ok(Strings::from_starts(bytes, &starts))
     }
