@@ -9,7 +9,7 @@
 //! | | | +16 | bytes compressed | +56 | bytes uncompressed |
 //! | | | +20 | offset of options | | |
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::sm::{Architecture, Variant};
 
@@ -80,7 +80,7 @@ pub enum Flaw {
 }
 
 /// The kind of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CodeKind {
     /// Text that the driver compiles.

@@ -14,6 +14,7 @@
 
 mod error;
 mod format;
+mod kept;
 mod library;
 mod plan;
 mod report;
@@ -26,6 +27,7 @@ mod write;
 
 pub use error::{FatbinDifference, FatbinError};
 pub use format::{CodeKind, Container, Entry, Flaw, Storage};
+pub use kept::{KeepError, PRUNE_FORMAT, Pruned, prune_in_store};
 pub use library::WhyWhole;
 pub use report::{ContainerListing, EntryListing, LeftWhole, Listing, PruneReport, Share};
 pub use sm::{Architecture, Sm, SmError, Variant};

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::format::{CodeKind, Entry, Storage};
 use super::library::{Content, Fatbins};
@@ -51,7 +51,7 @@ pub struct EntryListing {
 }
 
 /// All entries of a kind for one architecture.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// What they are.
     pub kind: CodeKind,
@@ -66,7 +66,7 @@ pub struct Share {
 }
 
 /// A part of the device code that stays as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftWhole {
     /// Its address in memory.
     pub address: u64,
@@ -77,7 +77,7 @@ pub struct LeftWhole {
 }
 
 /// What pruning did to a library.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PruneReport {
     /// Length of the library in bytes.
     pub bytes_before: u64,

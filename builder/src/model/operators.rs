@@ -141,6 +141,16 @@ impl OperatorTable {
         Ok(())
     }
 
+    /// Adds operators, written `domain:Name`, that something else than the runtime itself executes.
+    pub fn provide(&mut self, operators: &[String]) {
+        let definition = || Definition { function: true, ..Definition::default() };
+        for (domain, name) in operators.iter().filter_map(|operator| operator.split_once(':')) {
+            if let Some(domain) = self.domains.get_mut(domain) {
+                domain.operators.insert(name.to_owned(), BTreeMap::from([(1, definition())]));
+            }
+        }
+    }
+
     pub(crate) fn lookup(&self, domain: &str, name: &str, opset: i64) -> Lookup<'_> {
         let Some(versions) = self.domains.get(domain).and_then(|domain| domain.operators.get(name)) else {
             return Lookup::Unknown;

@@ -37,8 +37,8 @@ fn the_default_stack_asks_for_one_wheel_and_refuses_the_broken_version() {
     let tags = WheelTags { python: "3.12".into(), glibc: "2.28".into() };
     let wheel = |version: &str| Request::Wheel { name: "onnxruntime".into(), version: Some(version.into()), tags: tags.clone() };
     assert_eq!(stack.requests(|_| None).expect("allowed"), [wheel("1.32.0")]);
-    assert_eq!(stack.requests(|_| Some("1.31.1".into())).expect("allowed"), [wheel("1.31.1")]);
-    let error = stack.requests(|_| Some("1.29.0".into())).expect_err("refused");
+    assert_eq!(stack.requests(|_| Some(PackageChoice::Version("1.31.1".into()))).expect("allowed"), [wheel("1.31.1")]);
+    let error = stack.requests(|_| Some(PackageChoice::Version("1.29.0".into()))).expect_err("refused");
     assert!(error.to_string().starts_with("onnxruntime 1.29.0 is refused: it crashes in images that have no shell"), "{error}");
     assert_eq!(stack.environment["ORT_DISABLE_TELEMETRY"], "1");
     assert_eq!(stack.library_folder.at(Platform::LinuxArm64).to_string(), "/usr/lib/aarch64-linux-gnu");

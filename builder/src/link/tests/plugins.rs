@@ -21,6 +21,7 @@ fn opener(bench: &Bench, names: &[&str]) {
 
 fn opens(from: &str, names: &[&str]) -> Vec<RuntimeOpen> {
     let open = |name: &&str| RuntimeOpen {
+        global: false,
         from: from.to_owned(),
         opens: (*name).to_owned(),
         optional: false,
