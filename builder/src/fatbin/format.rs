@@ -171,6 +171,12 @@ impl<'a> Container<'a> {
 }
 
 impl<'a> Entry<'a> {
+    /// The code without its header.
+    pub(super) fn payload(&self) -> &'a [u8] {
+        let header = (u32_at(self.bytes, 4) as usize).min(self.bytes.len());
+        &self.bytes[header..]
+    }
+
     /// Reads the entry at an offset of a container.
     fn parse(container: &'a [u8], at: usize) -> Result<Self, Flaw> {
         let rest = &container[at..];

@@ -10,8 +10,11 @@
 //!   memory is as it was.
 //! - [`list`] says what a library carries.
 //!
+//! Containers that a library finds by tables of its own stay in their place, and only payloads that no GPU would use become zeros.
+//!
 //! What is damaged, unknown, or used in an unknown way stays whole and is reported ([`LeftWhole`]).
 
+mod embedded;
 mod error;
 mod format;
 mod kept;

@@ -234,7 +234,8 @@ impl Candidates {
                 let name = path.rsplit('/').next().unwrap_or(path);
                 let wanted = request.keep.iter().any(|kept| kept == name);
                 unknown.retain(|kept| *kept != name);
-                if wanted || (request.minimize == Minimize::Package && is_shared_library(name)) {
+                let is_unlinkable = request.stack.omit.iter().any(|rule| rule.unlinkable && rule.library.matches(name));
+                if wanted || (request.minimize == Minimize::Package && is_shared_library(name) && !is_unlinkable) {
                     let entry = package.entry(path).expect("the path is one of the package's");
                     let placing = Placing { by_soname: false, changes: Vec::new(), gpus: Vec::new() };
                     let placed = self.add_library(package, entry, folder, placing, store)?;

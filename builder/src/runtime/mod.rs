@@ -266,12 +266,6 @@ fn opens(request: &RuntimeRequest<'_>, candidates: &Candidates) -> Vec<RuntimeOp
     for path in &candidates.custom_operators {
         opens.push(by_server(path.to_string(), "custom operators of the recipe"));
     }
-    for path in &candidates.kept {
-        opens.push(by_server(
-            path.clone(),
-            if request.minimize == Minimize::Package { "every library of the package is taken" } else { "kept by request" },
-        ));
-    }
     let names: Vec<&str> = candidates.files.values().map(|candidate| candidate.path.file_name()).collect();
     for rule in request.stack.opens.iter().chain(&request.base.opens) {
         for opened in names_of(&rule.opens, &names) {
@@ -286,6 +280,12 @@ fn opens(request: &RuntimeRequest<'_>, candidates: &Candidates) -> Vec<RuntimeOp
                 reason: rule.reason.clone(),
             });
         }
+    }
+    // Last, and by the runtime: plug-ins among them use what it opens for everyone.
+    let reason = if request.minimize == Minimize::Package { "every library of the package is taken" } else { "kept by request" };
+    for path in &candidates.kept {
+        let from = request.stack.entry[0].clone();
+        opens.push(RuntimeOpen { from, opens: path.clone(), optional: false, global: false, reason: reason.to_owned() });
     }
     opens
 }

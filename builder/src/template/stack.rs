@@ -218,6 +218,9 @@ pub struct Omission {
     pub when: When,
     /// Why that is right.
     pub reason: String,
+    /// Whether it stays out at every level, since what it needs is in no package of the stack.
+    #[serde(default)]
+    pub unlinkable: bool,
     /// Options of the provider that have to go with it.
     #[serde(default)]
     pub provider_options: BTreeMap<String, String>,
