@@ -45,6 +45,10 @@ verify-full: build ## send every operator case of the onnx package through the g
 	@IMGBUILD_STORE=build/test-store IMGBUILD_SERVER=$(TARGET)/server/imgserve $$(tests/tools/venv.sh) tests/tools/operator_cases.py \
 	  --imgbuild $(TARGET)/release/imgbuild --folder build/operator-cases --expect tests/tools/operator_cases.txt
 
+.PHONY: gpu-check
+gpu-check: build ## build and load images of the GPU stacks with NVIDIA's real libraries (2 GB to fetch; no GPU), and print the sizes
+	@tests/gpu/check.sh
+
 .PHONY: check
 check: lint test ## what CI runs
 

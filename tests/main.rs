@@ -12,6 +12,7 @@ mod determinism;
 mod fatbin;
 mod golden;
 mod image;
+mod onnx_cuda;
 mod operators;
 mod optimize;
 mod platforms;

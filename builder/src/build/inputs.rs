@@ -206,15 +206,15 @@ impl Choice {
                 Content::Onnx(onnx) => {
                     let mut table = OperatorTable::parse(&text)?;
                     let provided = gpu.as_ref().map_or(&[][..], |gpu| &gpu.operators);
+                    let file = gpu.as_ref().and_then(|gpu| gpu.kernels.as_ref());
+                    let kernels = file.map(|file| provider_kernels(file, provided)).transpose()?;
                     table.provide(provided);
-                    check_operators(onnx, &table, &recipe.custom_domains)?;
-                    if let Some(kernels) = gpu.as_ref().and_then(|gpu| gpu.kernels.as_ref()) {
-                        let loaded = Data::locate().operators(kernels)?;
-                        let mut kernels = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
-                        kernels.provide(provided);
-                        choice.on_cpu = nodes_without_kernel(onnx, &kernels);
-                        choice.on_cpu.retain(|operator, _| !recipe.custom_domains.contains(&operator.domain));
+                    if let Some(kernels) = &kernels {
+                        table.add_kernels(kernels);
                     }
+                    check_operators(onnx, &table, &recipe.custom_domains)?;
+                    choice.on_cpu = kernels.map(|kernels| nodes_without_kernel(onnx, &kernels)).unwrap_or_default();
+                    choice.on_cpu.retain(|operator, _| !recipe.custom_domains.contains(&operator.domain));
                 }
                 Content::SavedModel(saved) => saved.check_operators(&TensorFlowOperators::parse(&text)?, &model.path)?,
             }
@@ -297,6 +297,14 @@ impl Choice {
             lock_changes: obtained.changes,
         })
     }
+}
+
+/// The kernels of a GPU's provider, and the operators that it runs without a kernel.
+fn provider_kernels(file: &str, provided: &[String]) -> Result<OperatorTable, BuildError> {
+    let loaded = Data::locate().operators(file)?;
+    let mut kernels = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
+    kernels.provide(provided);
+    Ok(kernels)
 }
 
 /// The base's description, and the image that it is or names. An image gets what every base gets besides, as far as it lacks it.
