@@ -46,7 +46,8 @@ verify-full: build ## send every operator case of the onnx package through the g
 	  --imgbuild $(TARGET)/release/imgbuild --folder build/operator-cases --expect tests/tools/operator_cases.txt
 
 .PHONY: gpu-check
-gpu-check: build ## build and load images of the GPU stacks with NVIDIA's real libraries (2 GB to fetch; no GPU), and print the sizes
+gpu-check: build ## the GPU stacks without a GPU: read their data anew, build and load images with NVIDIA's real libraries (2 GB to fetch), print the sizes
+	@tests/gpu/evidence.sh
 	@tests/gpu/check.sh
 
 .PHONY: check

@@ -13,6 +13,7 @@ mod fatbin;
 mod golden;
 mod image;
 mod onnx_cuda;
+mod onnx_tensorrt;
 mod operators;
 mod optimize;
 mod platforms;

@@ -7,7 +7,7 @@ use std::process::Command;
 use imgbuild_tests::{build_folder, fail_with, imgbuild, json_file, lock_in, model_in, python, root, succeed, text};
 use serde_json::Value;
 
-const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+pub(crate) const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
 const NVIDIA: [&str; 7] = [
     "nvidia-cublas",
@@ -20,30 +20,37 @@ const NVIDIA: [&str; 7] = [
 ];
 
 /// A folder with models, a lock, and a recipe that takes NVIDIA's packages from stand-ins.
-struct Bench {
+pub(crate) struct Bench {
     folder: tempfile::TempDir,
     runtime: PathBuf,
+    stack: &'static str,
 }
 
 impl Bench {
     fn new() -> Self {
+        Self::of("onnx-cuda", &[PROVIDER])
+    }
+
+    /// For a stack; the stand-ins are for some of ONNX Runtime's providers.
+    pub(crate) fn of(stack: &'static str, providers: &[&str]) -> Self {
         let runtime = PathBuf::from(text(&succeed(&mut Command::new(root().join("tests/tools/fetch-cuda.sh"))).stdout).trim());
         let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
         let tool = |name: &str| root().join("tests/tools").join(name);
-        succeed(Command::new(tool("cuda_standins.sh")).arg(folder.path().join("nvidia")).arg(runtime.join(PROVIDER)));
+        let providers = providers.iter().map(|name| runtime.join(name));
+        succeed(Command::new(tool("cuda_standins.sh")).arg(folder.path().join("nvidia")).args(providers));
         succeed(python().arg(tool("gpu_models.py")).arg(folder.path()));
         lock_in(folder.path());
-        let bench = Self { folder, runtime };
+        let bench = Self { folder, runtime, stack };
         bench.recipe("", &[]);
         bench
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Writes the recipe: lines of `[runtime]`, and other packages than the stand-ins by name.
-    fn recipe<'a>(&self, runtime: &str, others: &[(&'a str, &'a str)]) {
+    pub(crate) fn recipe<'a>(&self, runtime: &str, others: &[(&'a str, &'a str)]) {
         let standin = |name: &&'static str| (*name, "path = \"nvidia\"".to_owned());
         let own: [(&str, String); 1] = [("onnxruntime-gpu", format!("path = {:?}", self.runtime))];
         let packages =
@@ -52,57 +59,58 @@ impl Bench {
         let tables: String =
             packages.chain(others).map(|(name, source)| format!("[runtime.packages.{name}]\n{source}\n")).collect();
         let text = format!(
-            "model = \"transformer.onnx\"\nstack = \"onnx-cuda\"\ncompression = \"none\"\n[runtime]\n{runtime}\n{tables}"
+            "model = \"transformer.onnx\"\nstack = \"{}\"\ncompression = \"none\"\n[runtime]\n{runtime}\n{tables}",
+            self.stack
         );
         std::fs::write(self.path().join("imgbuild.toml"), text).expect("a recipe");
     }
 
     /// Builds a model of the folder, with the recipe's other settings; gives the report.
-    fn build(&self, model: &str, arguments: &[&str]) -> Built {
+    pub(crate) fn build(&self, model: &str, arguments: &[&str]) -> Built {
         let output = self.path().join(format!("{model}{}.oci", arguments.concat()));
         let mut command = self.command("build", model);
         let done = succeed(command.args(["--report", "size.json", "-o", &format!("oci:{}", output.display())]).args(arguments));
         Built { report: json_file(&self.path().join("size.json")), output, said: text(&done.stderr) }
     }
 
-    fn command(&self, verb: &str, model: &str) -> Command {
+    pub(crate) fn command(&self, verb: &str, model: &str) -> Command {
         let mut command = imgbuild();
         command.current_dir(self.path()).args([verb, &format!("{model}.onnx"), "-f", "imgbuild.toml"]);
         command
     }
 }
 
-struct Built {
-    report: Value,
+pub(crate) struct Built {
+    pub(crate) report: Value,
     output: PathBuf,
     said: String,
 }
 
 impl Built {
     /// Names of the libraries that are NVIDIA's or ONNX Runtime's.
-    fn libraries(&self) -> Vec<String> {
+    pub(crate) fn libraries(&self) -> Vec<String> {
         let ours = ["libcu", "libnv", "libonnx"];
         let names = self.report["files"].as_array().expect("files").iter().filter_map(|file| file["path"].as_str());
         let names = names.filter_map(|path| path.strip_prefix("/usr/lib/x86_64-linux-gnu/"));
         names.filter(|name| ours.iter().any(|start| name.starts_with(start))).map(str::to_owned).collect()
     }
 
-    fn omitted(&self, name: &str) -> (&str, u64) {
+    pub(crate) fn omitted(&self, name: &str) -> (&str, u64) {
         let omitted = self.report["omitted"].as_array().expect("omissions").iter().find(|omission| omission["name"] == name);
         let omitted = omitted.unwrap_or_else(|| panic!("{name} is not left out"));
         (omitted["reason"].as_str().expect("a reason"), omitted["unpacked"].as_u64().expect("bytes"))
     }
 
-    fn blob(&self, digest: &Value) -> PathBuf {
+    pub(crate) fn blob(&self, digest: &Value) -> PathBuf {
         self.output.join("blobs/sha256").join(digest.as_str().expect("a digest").trim_start_matches("sha256:"))
     }
 
-    fn manifest(&self) -> Value {
+    pub(crate) fn manifest(&self) -> Value {
         json_file(&self.blob(&json_file(&self.output.join("index.json"))["manifests"][0]["digest"]))
     }
 
     /// Unpacks the layers over one another, as a container engine does.
-    fn unpack(&self, folder: &Path) {
+    pub(crate) fn unpack(&self, folder: &Path) {
         std::fs::create_dir_all(folder).expect("a folder");
         for layer in self.manifest()["layers"].as_array().expect("layers") {
             succeed(Command::new("tar").arg("-xf").arg(self.blob(&layer["digest"])).arg("-C").arg(folder));
@@ -111,7 +119,7 @@ impl Built {
 }
 
 /// Loads ONNX Runtime and its provider from an unpacked image, by the image's own loader, over a driver that has no GPU.
-fn load(image: &Path, bench: &Bench, model: &str) -> String {
+pub(crate) fn load(image: &Path, bench: &Bench, model: &str, provider: &[&str]) -> String {
     let program = bench.path().join("cuda_provider");
     if !program.exists() {
         succeed(
@@ -122,7 +130,7 @@ fn load(image: &Path, bench: &Bench, model: &str) -> String {
     let driver = bench.path().join("nvidia/driver");
     let mut command = Command::new(image.join("usr/lib64/ld-linux-x86-64.so.2"));
     command.arg("--library-path").arg(format!("{}:{}", libraries.display(), driver.display())).arg(program);
-    command.arg(libraries.join("libonnxruntime.so.1")).arg(bench.path().join(format!("{model}.onnx")));
+    command.arg(libraries.join("libonnxruntime.so.1")).arg(bench.path().join(format!("{model}.onnx"))).args(provider);
     let output = command.env("LD_BIND_NOW", "1").env("ORT_DISABLE_TELEMETRY", "1").output().expect("the loader starts");
     format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
@@ -187,7 +195,7 @@ fn a_transformer_gets_neither_cudnn_nor_what_is_needed_in_vain_and_loads() {
         let image = bench.path().join(name);
         built.unpack(&image);
         assert_eq!(needed(&image.join(LIBRARIES).join(PROVIDER)).contains("libcurand"), has_curand, "{name}");
-        let said = load(&image, &bench, "transformer");
+        let said = load(&image, &bench, "transformer", &[]);
         assert!(said.contains("CUDA failure") && !said.contains("Failed to load"), "{name}: {said}");
         let distinct = if name == "pruned" { 218 } else { 609 };
         assert!(said.contains(&format!("609 registered, {distinct} distinct, 0 broken")), "{name}: {said}");
@@ -199,7 +207,7 @@ fn a_transformer_gets_neither_cudnn_nor_what_is_needed_in_vain_and_loads() {
             assert!(image.join("usr/share/doc/nvidia-cublas/License.txt").is_file());
             // What a defect looks like.
             std::fs::remove_file(image.join(LIBRARIES).join("libcublasLt.so.13")).expect("it was there");
-            assert!(load(&image, &bench, "transformer").contains("Failed to load library"));
+            assert!(load(&image, &bench, "transformer", &[]).contains("Failed to load library"));
         }
     }
     let why = succeed(imgbuild().arg("why").arg(format!("oci:{}", small.output.display())).arg("libcudnn_graph.so.9"));
@@ -234,7 +242,7 @@ fn each_model_gets_the_parts_of_cudnn_and_the_others_that_it_can_reach() {
     kept.unpack(&image);
     assert!(needed(&image.join(LIBRARIES).join(PROVIDER)).contains("libcurand"));
     assert!(json_file(&image.join("etc/imgserve/config.json"))["provider_options"].is_null());
-    let said = load(&image, &bench, "cnn");
+    let said = load(&image, &bench, "cnn", &[]);
     assert!(said.contains("CUDA failure") && !said.contains("Failed to load"), "{said}");
 
     let recurrent = bench.build("recurrent", &[]).libraries();

@@ -5,6 +5,7 @@
     cnn.onnx          convolution, pooling
     recurrent.onnx    LSTM
     fft.onnx          Rfft
+    engine.onnx       an engine of TensorRT, embedded
     mixed.onnx        two nodes that the provider has no kernel for
 """
 
@@ -47,6 +48,9 @@ write("cnn", {"x": [1, 3, 16, 16]}, [
 ], {"w": [4, 3, 3, 3]})
 write("recurrent", {"x": [4, 1, 8]}, [("LSTM", ["x", "w", "r"], ["y"], {"hidden_size": 8})], {"w": [1, 32, 8], "r": [1, 32, 8]})
 write("fft", {"x": [1, 8]}, [("Rfft", ["x"], ["y"], {"domain": "com.microsoft", "normalized": 0, "onesided": 1, "signal_ndim": 1})], {})
+write("engine", {"x": [1, 8]}, [
+    ("EPContext", ["x"], ["y"], {"domain": "com.microsoft", "main_context": 1, "embed_mode": 1, "ep_cache_context": "no engine", "source": "TensorrtExecutionProvider"}),
+], {})
 write("mixed", {"x": [1, 8]}, [
     ("Relu", ["x"], ["r"], {}),
     ("Unique", ["r"], ["u"], {}),

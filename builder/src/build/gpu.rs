@@ -9,14 +9,15 @@ use crate::fatbin::Sm;
 use crate::progress::Progress;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{GpuReport, OnCpu};
-use crate::template::StackTemplate;
+use crate::template::{Gpu, StackTemplate};
 
 /// The GPUs that an image of a recipe has device code for; `all` where none was taken out.
-fn architectures(recipe: &Recipe) -> String {
-    if recipe.gpus.is_empty() {
+fn architectures(recipe: &Recipe, gpu: &Gpu) -> String {
+    let gpus = if recipe.gpus.is_empty() { &gpu.architectures } else { &recipe.gpus };
+    if gpus.is_empty() {
         return "all".to_owned();
     }
-    recipe.gpus.iter().map(Sm::to_string).collect::<Vec<_>>().join(",")
+    gpus.iter().map(Sm::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Labels by which a host can tell beforehand whether it can run the image.
@@ -24,7 +25,7 @@ pub(super) fn labels(recipe: &Recipe, stack: &StackTemplate) -> BTreeMap<String,
     let Some(gpu) = &stack.gpu else { return BTreeMap::new() };
     let label = |name: &str, value: String| (format!("io.imgbuild.gpu.{name}"), value);
     BTreeMap::from([
-        label("sm", architectures(recipe)),
+        label("sm", architectures(recipe, gpu)),
         label("driver", gpu.driver.clone()),
         label("cuda", gpu.cuda.clone()),
         label("provider", gpu.provider.clone()),
@@ -77,7 +78,7 @@ pub(super) fn report(recipe: &Recipe, inputs: &Inputs) -> Option<GpuReport> {
         provider: gpu.provider.clone(),
         cuda: gpu.cuda.clone(),
         driver: gpu.driver.clone(),
-        architectures: architectures(recipe),
+        architectures: architectures(recipe, gpu),
         vendor_pruned: recipe.prune_vendor,
         on_cpu: on_cpu.collect(),
     })

@@ -351,6 +351,12 @@ fn check_stack(stack: &StackTemplate, model: Option<&Model>, recipe: &Recipe) ->
         let what = format!("{gpu} (`--gpu`)");
         return Err(wrong(what, "a stack that runs on a GPU, such as `onnx-cuda`; this one runs on the CPU".to_owned()));
     }
+    if let Some(stack_gpu) = stack.gpu.as_ref().filter(|gpu| !gpu.architectures.is_empty())
+        && let Some(gpu) = recipe.gpus.iter().find(|gpu| !stack_gpu.architectures.contains(gpu))
+    {
+        let known: Vec<String> = stack_gpu.architectures.iter().map(ToString::to_string).collect();
+        return Err(wrong(format!("{gpu} (`--gpu`)"), known.join(", ")));
+    }
     if let Some(name) = recipe.packages.keys().find(|name| stack.packages.iter().all(|package| package.name != **name)) {
         let known: Vec<&str> = stack.packages.iter().map(|package| package.name.as_str()).collect();
         return Err(BuildError::NoPackage { stack: stack.name.clone(), name: name.clone(), known: known.join(", ") });

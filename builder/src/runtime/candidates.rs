@@ -126,6 +126,8 @@ struct Placing {
     changes: Vec<Transformation>,
     /// The GPUs that its device code is kept for.
     gpus: Vec<Sm>,
+    /// Other names by which it is found.
+    also: Vec<String>,
 }
 
 /// Files and links of a package whose paths are wanted, at their places in the image.
@@ -225,7 +227,12 @@ impl Candidates {
                     // A link beside its target would be the same library twice.
                     if matches!(entry.kind, EntryKind::File { .. }) {
                         let by_soname = library.naming == Naming::Soname;
-                        let placing = Placing { by_soname, changes: changes(library, request), gpus: gpus(library, request) };
+                        let placing = Placing {
+                            by_soname,
+                            changes: changes(library, request),
+                            gpus: gpus(library, request),
+                            also: library.also.clone(),
+                        };
                         self.add_library(package, entry, folder, placing, store)?;
                     }
                 }
@@ -237,7 +244,7 @@ impl Candidates {
                 let is_unlinkable = request.stack.omit.iter().any(|rule| rule.unlinkable && rule.library.matches(name));
                 if wanted || (request.minimize == Minimize::Package && is_shared_library(name) && !is_unlinkable) {
                     let entry = package.entry(path).expect("the path is one of the package's");
-                    let placing = Placing { by_soname: false, changes: Vec::new(), gpus: Vec::new() };
+                    let placing = Placing { by_soname: false, changes: Vec::new(), gpus: Vec::new(), also: Vec::new() };
                     let placed = self.add_library(package, entry, folder, placing, store)?;
                     self.kept.push(placed);
                 }
@@ -278,6 +285,12 @@ impl Candidates {
         let path = candidate.path.to_string();
         candidate.changes = placing.changes;
         candidate.gpus = placing.gpus;
+        for name in placing.also {
+            let kind = Kind::Symlink { target: candidate.path.file_name().to_owned() };
+            let (changes, gpus) = (Vec::new(), Vec::new());
+            let link = Candidate { path: folder.join(&name)?, kind, mode: 0o777, size: 0, changes, gpus, ..candidate.clone() };
+            self.add(link);
+        }
         self.add(candidate);
         Ok(path)
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fatbin::Sm;
+
 /// What runs a stack's models on a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -17,6 +19,9 @@ pub struct Gpu {
     pub driver: String,
     /// The version of CUDA that its libraries are built for.
     pub cuda: String,
+    /// The GPUs that it runs on, where it does not run on all that its libraries have code for.
+    #[serde(default)]
+    pub architectures: Vec<Sm>,
     /// What the vendor's licence says about pruning its libraries.
     pub vendor_licence: Option<String>,
 }

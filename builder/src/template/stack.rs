@@ -138,6 +138,9 @@ pub struct LibraryRule {
     /// What the files are called in the image.
     #[serde(default)]
     pub naming: Naming,
+    /// Other names by which it is found, as links.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// Whether symbol tables and debug information are cut off.
     #[serde(default)]
     pub strip: bool,
