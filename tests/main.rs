@@ -14,6 +14,8 @@ mod engine;
 mod fatbin;
 mod golden;
 mod image;
+mod onnx_cuda;
+mod onnx_tensorrt;
 mod operators;
 mod optimize;
 mod platforms;

@@ -3,6 +3,9 @@
 
     python operators.py OUT.json        writes the table of the installed onnxruntime
     python operators.py --check FILE    exits 1 if FILE is not what would be written
+    python operators.py OUT.json --provider CUDAExecutionProvider --beside CPU.json
+                                        writes the kernels of another provider of the same package; CPU.json is its table for
+                                        the CPU. Needs no GPU but NVIDIA's libraries, or stand-ins (tests/gpu/fake_cuda.py).
 
 Everything comes from the installed package: schemas and kernels from its registries, the highest
 operator-set and IR versions from sessions that it accepts or refuses. Where the registries alone
@@ -337,17 +340,17 @@ def verdicts_of_examples(definitions):
     return examples
 
 
-def build():
+def build(provider=PROVIDER, beside=None):
     kernels = collections.defaultdict(list)
     for kernel in state.get_all_opkernel_def():
-        if kernel.provider == PROVIDER:
+        if kernel.provider == provider:
             kernels[kernel.domain, kernel.op_name].append(kernel)
     definitions = collections.defaultdict(list)
     for definition in state.get_all_operator_schema():
         definitions[definition.domain, definition.name].append(definition)
     limits = {domain: max_opset(domain) for domain in {*CANDIDATE_DOMAINS, *(d for d, _ in definitions)}}
     limits = {domain: limit for domain, limit in limits.items() if limit is not None}
-    examples = verdicts_of_examples(definitions)
+    examples = {} if beside else verdicts_of_examples(definitions)
     notes = []
     type_sets = {}
     domains = {}
@@ -360,7 +363,12 @@ def build():
             versions = sorted(versions, key=lambda d: d.since_version)
             for definition, following in zip(versions, versions[1:] + [None]):
                 schema = Schema(definition, kernels[domain, name])
-                settle(schema, following.since_version - 1 if following else limit, notes, examples)
+                if beside:
+                    # What the CPU runs by a body or by folding is neither this provider's nor the CPU's.
+                    known = beside["domains"].get(domain or "ai.onnx", {"operators": {}})["operators"].get(name, {})
+                    schema.function = not schema.kernels and known.get(str(schema.since), {}).get("function", False)
+                else:
+                    settle(schema, following.since_version - 1 if following else limit, notes, examples)
                 entry = {}
                 if schema.deprecated:
                     entry["deprecated"] = True
@@ -382,7 +390,7 @@ def build():
         "format": 1,
         "runtime": "onnxruntime",
         "version": onnxruntime.__version__,
-        "provider": PROVIDER,
+        "provider": provider,
         "platform": {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}[platform.machine()],
         "max_ir_version": highest(lambda n: verdict(relu_model([("", 13)], n)) == "ok", 200),
         "type_sets": [list(types) for types in type_sets],
@@ -415,8 +423,14 @@ def main():
     parser.add_argument("file")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     parser.add_argument("--notes", action="store_true", help="print what only a session could settle")
+    parser.add_argument("--provider", default=PROVIDER)
+    parser.add_argument("--beside", metavar="TABLE", help="the CPU's table, where another provider's is written")
     arguments = parser.parse_args()
-    table, notes = build()
+    beside = None
+    if arguments.beside:
+        with open(arguments.beside, encoding="utf-8") as stored:
+            beside = json.load(stored)
+    table, notes = build(arguments.provider, beside)
     text = text_of(table)
     if arguments.notes:
         for note in notes:

@@ -21,6 +21,10 @@ impl Licence {
         if let Some(debian) = of_debian(&text) {
             return Self::Expression(debian);
         }
+        // It stands for a text that only the package has.
+        if text.starts_with("LicenseRef-") {
+            return Self::Name(text);
+        }
         if Expression::parse_mode(&text, ParseMode::STRICT).is_ok() {
             return Self::Expression(text);
         }
@@ -66,6 +70,7 @@ mod tests {
             ("LGPL-2.1", expression("LGPL-2.1-only")),
             ("Expat", expression("MIT")),
             ("Zlib", expression("Zlib")),
+            ("LicenseRef-NVIDIA-Proprietary", Licence::Name("LicenseRef-NVIDIA-Proprietary".to_owned())),
             ("public-domain", Licence::Name("public-domain".to_owned())),
             ("MIT License with a twist", Licence::Name("MIT License with a twist".to_owned())),
             ("GPL-99+", Licence::Name("GPL-99+".to_owned())),

@@ -107,7 +107,7 @@ impl Writer {
                 Licence::Expression(text) if several && text.contains(' ') => format!("({text})"),
                 Licence::Expression(text) => text,
                 Licence::Name(name) => {
-                    let id = format!("LicenseRef-{}", plain(&name));
+                    let id = format!("LicenseRef-{}", plain(name.strip_prefix("LicenseRef-").unwrap_or(&name)));
                     self.extracted.insert(id.clone(), name);
                     id
                 }

@@ -36,6 +36,16 @@ pub enum BuildError {
         /// What it does.
         expected: String,
     },
+    /// The recipe names a package that the stack does not have.
+    #[error("the recipe has `runtime.packages.{name}`, and stack `{stack}` has no such package, expected one of {known}")]
+    NoPackage {
+        /// The stack.
+        stack: String,
+        /// The name.
+        name: String,
+        /// The stack's packages.
+        known: String,
+    },
     /// Published layers cannot be used.
     #[error(transparent)]
     Published(#[from] PublishedError),

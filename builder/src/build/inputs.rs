@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use super::{BuildError, BuildOptions};
 use crate::digest::Digest;
 use crate::elf::{ElfObject, Machine};
+use crate::fatbin::PRUNE_FORMAT;
 use crate::layer;
-use crate::lock::{Chooser, Lock, LockRequest, RewritingPin, ServerPin};
-use crate::model::{Content, Format, Model, OperatorTable, TensorFlowOperators, check_operators};
+use crate::lock::{Chooser, DeviceCodePin, Lock, LockRequest, RewritingPin, ServerPin};
+use crate::model::{
+    Content, Format, Model, OperatorId, OperatorTable, TensorFlowOperators, check_operators, nodes_without_kernel,
+};
 use crate::parent::{Parent, ParentName, Parents};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -19,7 +22,7 @@ use crate::source::debian::Release;
 use crate::source::package::Package;
 use crate::source::{Environment, Pin, Request, Sources};
 use crate::store::Store;
-use crate::template::{BaseImage, Contents, Data, Loaded, ModelFormat, StackTemplate};
+use crate::template::{BaseImage, Contents, Data, Loaded, ModelFormat, PackageChoice, PackageSource, StackTemplate, check_files};
 
 /// The stack that serves models of a format unless the user says otherwise.
 fn default_stack(format: Format) -> &'static str {
@@ -60,6 +63,8 @@ pub struct Inputs {
     pub base_packages: Vec<Package>,
     /// The server.
     pub server: ServerBinary,
+    /// Nodes of the model that the GPU's provider has no kernel for, by operator.
+    pub on_cpu: BTreeMap<OperatorId, u64>,
     /// The lock, not yet saved.
     pub lock: Lock,
     /// What changed in the lock.
@@ -126,6 +131,7 @@ impl Inputs {
             stack_packages: Vec::new(),
             base_packages: Vec::new(),
             server: ServerBinary { path: server.to_owned(), pin: lock.server.clone() },
+            on_cpu: choice.on_cpu,
             lock,
             lock_changes,
         })
@@ -169,6 +175,8 @@ impl Inputs {
             platform: recipe.platform,
             minimize: recipe.minimize,
             bind: recipe.bind,
+            gpus: &recipe.gpus,
+            prune_vendor: recipe.prune_vendor,
             keep: &recipe.keep,
         }
     }
@@ -182,18 +190,31 @@ pub(super) struct Choice {
     base: Loaded<BaseImage>,
     /// The image that everything is put upon, where the base is one.
     pub base_image: Option<ParentName>,
+    /// Nodes of the model that the GPU's provider has no kernel for, by operator.
+    on_cpu: BTreeMap<OperatorId, u64>,
 }
 
 impl Choice {
     /// Opens the model and checks it against its stack.
     pub fn of(recipe: &Recipe) -> Result<Self, BuildError> {
-        let choice = Self::without_model(recipe, Some(Model::open_selected(&recipe.model, &recipe.saved_model)?))?;
+        let mut choice = Self::without_model(recipe, Some(Model::open_selected(&recipe.model, &recipe.saved_model)?))?;
+        let gpu = choice.stack.value.gpu.clone();
         if let (Some(model), Some(table)) = (&choice.model, &choice.stack.value.operators) {
             let loaded = Data::locate().operators(table)?;
             let text = String::from_utf8_lossy(&loaded.value);
             match &model.content {
                 Content::Onnx(onnx) => {
-                    check_operators(onnx, &OperatorTable::parse(&text)?, &recipe.custom_domains)?;
+                    let mut table = OperatorTable::parse(&text)?;
+                    let provided = gpu.as_ref().map_or(&[][..], |gpu| &gpu.operators);
+                    let file = gpu.as_ref().and_then(|gpu| gpu.kernels.as_ref());
+                    let kernels = file.map(|file| provider_kernels(file, provided)).transpose()?;
+                    table.provide(provided);
+                    if let Some(kernels) = &kernels {
+                        table.add_kernels(kernels);
+                    }
+                    check_operators(onnx, &table, &recipe.custom_domains)?;
+                    choice.on_cpu = kernels.map(|kernels| nodes_without_kernel(onnx, &kernels)).unwrap_or_default();
+                    choice.on_cpu.retain(|operator, _| !recipe.custom_domains.contains(&operator.domain));
                 }
                 Content::SavedModel(saved) => saved.check_operators(&TensorFlowOperators::parse(&text)?, &model.path)?,
             }
@@ -209,7 +230,7 @@ impl Choice {
         )?;
         check_stack(&stack.value, model.as_ref(), recipe)?;
         let (base, base_image) = base_of(recipe, &data)?;
-        Ok(Self { model, stack, base, base_image })
+        Ok(Self { model, stack, base, base_image, on_cpu: BTreeMap::new() })
     }
 
     /// What is to be pinned; how many of the packages are the stack's comes with it.
@@ -224,6 +245,7 @@ impl Choice {
             data: Digest::of(format!("{}\n{}\n", self.stack.digest, self.base.digest).as_bytes()),
             server,
             rewriting: rewriting(&self.stack.value, recipe),
+            device_code: device_code(recipe),
             requests,
             base_image: self.base_image.clone(),
         };
@@ -249,6 +271,7 @@ impl Choice {
         let mut packages =
             pins.iter().zip(&blobs).map(|(pin, blob)| Package::open(pin, blob, store)).collect::<Result<Vec<_>, _>>()?;
         let base_packages = packages.split_off(stack_count);
+        check_files(&self.stack.value, &packages)?;
         let base = self.base.value;
         if let Some(rule) = &base.release
             && let Some(package) = base_packages.iter().find(|package| package.pin().name == rule.package)
@@ -269,10 +292,19 @@ impl Choice {
             stack_packages: packages,
             base_packages,
             server,
+            on_cpu: self.on_cpu,
             lock: obtained.lock,
             lock_changes: obtained.changes,
         })
     }
+}
+
+/// The kernels of a GPU's provider, and the operators that it runs without a kernel.
+fn provider_kernels(file: &str, provided: &[String]) -> Result<OperatorTable, BuildError> {
+    let loaded = Data::locate().operators(file)?;
+    let mut kernels = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
+    kernels.provide(provided);
+    Ok(kernels)
 }
 
 /// The base's description, and the image that it is or names. An image gets what every base gets besides, as far as it lacks it.
@@ -315,6 +347,20 @@ fn check_stack(stack: &StackTemplate, model: Option<&Model>, recipe: &Recipe) ->
         let expected = "operators of TensorFlow itself".to_owned();
         return Err(wrong("models that need a library of custom operators".to_owned(), expected));
     }
+    if let Some(gpu) = recipe.gpus.first().filter(|_| stack.gpu.is_none()) {
+        let what = format!("{gpu} (`--gpu`)");
+        return Err(wrong(what, "a stack that runs on a GPU, such as `onnx-cuda`; this one runs on the CPU".to_owned()));
+    }
+    if let Some(stack_gpu) = stack.gpu.as_ref().filter(|gpu| !gpu.architectures.is_empty())
+        && let Some(gpu) = recipe.gpus.iter().find(|gpu| !stack_gpu.architectures.contains(gpu))
+    {
+        let known: Vec<String> = stack_gpu.architectures.iter().map(ToString::to_string).collect();
+        return Err(wrong(format!("{gpu} (`--gpu`)"), known.join(", ")));
+    }
+    if let Some(name) = recipe.packages.keys().find(|name| stack.packages.iter().all(|package| package.name != **name)) {
+        let known: Vec<&str> = stack.packages.iter().map(|package| package.name.as_str()).collect();
+        return Err(BuildError::NoPackage { stack: stack.name.clone(), name: name.clone(), known: known.join(", ") });
+    }
     let platform = recipe.platform;
     if !stack.platforms.contains(&platform) {
         let known: Vec<String> = stack.platforms.iter().map(ToString::to_string).collect();
@@ -325,18 +371,28 @@ fn check_stack(stack: &StackTemplate, model: Option<&Model>, recipe: &Recipe) ->
 
 /// How the libraries of a stack are rewritten, where some are.
 fn rewriting(stack: &StackTemplate, recipe: &Recipe) -> Option<RewritingPin> {
-    let mut rules = stack.packages.iter().flat_map(|package| &package.libraries).filter(|rule| rule.strip || rule.bind.is_some());
+    let mut rules = stack
+        .packages
+        .iter()
+        .flat_map(|package| &package.libraries)
+        .filter(|rule| rule.strip || rule.bind.is_some() || !rule.drop_needed.is_empty());
     rules.next().map(|_| RewritingPin { format: REWRITE_FORMAT, bind: recipe.bind })
 }
 
-/// What to pin for a stack: its packages, or the recipe's directory or archive in place of them.
+/// How device code is pruned, where it is.
+fn device_code(recipe: &Recipe) -> Option<DeviceCodePin> {
+    let pin = || DeviceCodePin { format: PRUNE_FORMAT, gpus: recipe.gpus.clone(), vendor: recipe.prune_vendor };
+    (!recipe.gpus.is_empty()).then(pin)
+}
+
+/// What to pin for a stack: its packages, or what the recipe names in place of all of them or of one.
 fn stack_requests(stack: &StackTemplate, recipe: &Recipe) -> Result<Vec<Request>, BuildError> {
-    match &recipe.runtime {
-        None => Ok(stack.requests(|_| None)?),
-        Some(path) => {
-            let written = path.strip_prefix(&recipe.folder).unwrap_or(path).display().to_string();
-            let local = |name: &String| Request::Local { name: name.clone(), version: None, path: written.clone() };
-            Ok(stack.packages.iter().map(|package| local(&package.name)).collect())
-        }
-    }
+    let whole = recipe.runtime.as_ref().map(|path| path.strip_prefix(&recipe.folder).unwrap_or(path).display().to_string());
+    let choice = |name: &str| {
+        // A runtime of one's own brings no packages of a distribution.
+        let is_apt = stack.packages.iter().any(|package| package.name == name && package.source == PackageSource::Apt);
+        let whole = whole.clone().filter(|_| !is_apt).map(PackageChoice::Path);
+        recipe.packages.get(name).cloned().or(whole)
+    };
+    Ok(stack.requests(choice)?)
 }

@@ -219,10 +219,16 @@ fn server_config(
         let paths: Vec<String> = runtime.custom_operators.iter().map(ToString::to_string).collect();
         config.insert("custom_op_libraries".to_owned(), Value::from(paths));
     }
+    config.extend(super::gpu::server_options(recipe, inputs).into_iter().map(|(key, value)| (key.to_owned(), value)));
     config.extend(ready.prepared.options.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
     for (key, value) in &recipe.server_options {
         let value = serde_json::to_value(value).map_err(|_| BuildError::ServerOption { key: key.clone() })?;
-        config.insert(key.replace('-', "_"), value);
+        let key = key.replace('-', "_");
+        // What the rules ask of a table stays where the recipe adds to it.
+        match (config.get_mut(&key), value) {
+            (Some(Value::Object(known)), Value::Object(added)) => known.extend(added),
+            (_, value) => _ = config.insert(key, value),
+        }
     }
     if !recipe.prepack
         && let Some(session) = config.entry("session_config".to_owned()).or_insert_with(|| json!({})).as_object_mut()

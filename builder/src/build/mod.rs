@@ -1,6 +1,7 @@
 //! The way of a build, stage by stage: recipe → model → lock → runtime → optimised model → tree → plan → layers → image → report.
 
 mod error;
+mod gpu;
 mod inputs;
 mod layout;
 mod published;
@@ -88,6 +89,7 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
         Some(published) => Foundation::of_published(recipe, options, compression, published, progress)?,
         None => Foundation::of_packages(Choice::of(recipe)?, recipe, options, store, progress)?,
     };
+    gpu::tell(recipe, &inputs, progress);
     let prepared = optimize::prepare(recipe, &inputs, &runtime, store, progress)?;
     if let Some(change) = inputs.lock.pin_optimized(prepared.pin.clone(), &recipe.lock_path(), options.lock)? {
         progress.warn(change);
@@ -159,6 +161,7 @@ pub fn build_shared(
         }
     }
     let choice = Choice::without_model(recipe, None)?;
+    gpu::check_shared(recipe, &choice.stack.value, name)?;
     if choice.base_image.is_some() {
         return Err(PublishedError::Recipe { name: name(), what: ON_IMAGE }.into());
     }
@@ -229,6 +232,7 @@ impl Foundation {
         if choice.base_image.is_some() {
             return Err(PublishedError::Recipe { name: published.name.clone(), what: ON_IMAGE }.into());
         }
+        gpu::check_shared(recipe, &choice.stack.value, || published.name.clone())?;
         let own = Lock::load(&recipe.lock_path())?;
         if own.is_none() && options.lock == LockMode::Locked {
             return Err(LockError::Missing { path: recipe.lock_path() }.into());
@@ -236,7 +240,8 @@ impl Foundation {
         let mut lock = published.record.lock.clone();
         let (request, _) = choice.lock_request(recipe, lock.server.clone())?;
         let (stack, rewriting) = (&choice.stack.value.name, request.rewriting);
-        let needed = published::Needed { stack, request: request.digest(), rewriting, lock: own.as_ref() };
+        let device_code = request.device_code.as_ref().map_or_else(|| "kept whole".to_owned(), ToString::to_string);
+        let needed = published::Needed { stack, request: request.digest(), rewriting, device_code, lock: own.as_ref() };
         published.check(recipe, options, compression, &needed)?;
         let is_stale = |own: &&Lock| options.lock == LockMode::Locked && published::shared_part(own) != lock;
         if let Some(own) = own.as_ref().filter(is_stale) {
@@ -323,6 +328,7 @@ fn assemble(recipe: &Recipe, inputs: &Inputs, options: &BuildOptions, written: &
         ("io.imgbuild.stack".to_owned(), inputs.stack.name.clone()),
         (LABEL.to_owned(), composition.to_label()),
     ]);
+    labels.extend(gpu::labels(recipe, &inputs.stack));
     labels.extend(recipe.labels.clone());
     let published = options.published.as_ref().map(|published| Arc::clone(&published.blobs));
     Image::assemble(ImageParts {

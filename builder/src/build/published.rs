@@ -334,6 +334,8 @@ impl PublishedRuntime {
         same("minimize", settings.minimize.to_string(), wanted.minimize.to_string())?;
         let rewriting = |pin: Option<RewritingPin>| pin.map_or_else(|| "none".to_owned(), |pin| pin.to_string());
         same("rewriting of libraries", rewriting(lock.rewriting), rewriting(needed.rewriting))?;
+        let device_code = |lock: &Lock| lock.device_code.as_ref().map_or_else(|| "kept whole".to_owned(), ToString::to_string);
+        same("device code", device_code(lock), needed.device_code.clone())?;
         same("kept libraries", settings.keep.join(", "), wanted.keep.join(", "))?;
         same("user", settings.user.clone(), wanted.user)?;
         if let Some(own) = needed.lock {
@@ -386,6 +388,8 @@ pub(super) struct Needed<'a> {
     pub request: Digest,
     /// How libraries are rewritten.
     pub rewriting: Option<RewritingPin>,
+    /// How device code is pruned, in words.
+    pub device_code: String,
     /// The lock that is there.
     pub lock: Option<&'a Lock>,
 }

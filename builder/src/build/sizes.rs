@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Inputs, Written};
+use super::{Inputs, Written, gpu};
 use crate::image::Image;
 use crate::model::Model;
 use crate::recipe::{Minimize, Recipe};
@@ -100,12 +100,13 @@ pub(super) fn report(
         base: recipe.base.to_string(),
         minimize: recipe.minimize,
         totals,
-        levels: levels(recipe.minimize, runtime, &files),
+        levels: levels(recipe.minimize, inputs.stack.depends_on_model(), runtime, &files),
         layers,
         packages: runtime.packages.clone(),
         files,
         omitted: runtime.omitted.clone(),
         links: runtime.links.clone(),
+        gpu: gpu::report(recipe, inputs),
         xla: found.xla,
     }
 }
@@ -133,7 +134,7 @@ fn files(tree: &Tree, written: &Written) -> Vec<FileSize> {
 /// The packages' part at the levels that this build measured: every file of the packages, and what this image took.
 ///
 /// Where no rule of the template looks at operators, the closure and the model's level are the same set and both are given.
-fn levels(minimize: Minimize, runtime: &Runtime, files: &[FileSize]) -> Vec<Level> {
+fn levels(minimize: Minimize, depends_on_model: bool, runtime: &Runtime, files: &[FileSize]) -> Vec<Level> {
     let mut taken = Bytes::default();
     for file in files.iter().filter(|file| matches!(file.origin, Origin::Package { .. })) {
         taken.add(Bytes { unpacked: file.unpacked, compressed: file.compressed });
@@ -143,6 +144,7 @@ fn levels(minimize: Minimize, runtime: &Runtime, files: &[FileSize]) -> Vec<Leve
     match minimize {
         Minimize::Package => {}
         Minimize::Closure => levels.push(level(Minimize::Closure)),
+        Minimize::Model if depends_on_model => levels.push(level(Minimize::Model)),
         Minimize::Model => levels.extend([level(Minimize::Closure), level(Minimize::Model)]),
     }
     levels

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::exit_code;
+use crate::fatbin::Sm;
 use crate::platform::Platform;
 use crate::recipe::{Minimize, Optimize, XlaChoice};
 
@@ -94,7 +95,7 @@ pub struct RecipeArgs {
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
 
-    /// Runtime stack: auto, onnx-cpu or tf-xla
+    /// Runtime stack: auto, onnx-cpu, onnx-cuda, onnx-tensorrt, onnx-tensorrt-rtx or tf-xla
     #[arg(long, value_name = "STACK")]
     pub stack: Option<String>,
 
@@ -109,6 +110,14 @@ pub struct RecipeArgs {
     /// Server binary; `{arch}` in it stands for amd64 or arm64 [default: imgserve beside imgbuild, imgserve-arm64 for another platform]
     #[arg(long, env = "IMGBUILD_SERVER", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub server: Option<PathBuf>,
+
+    /// GPUs to keep device code for, such as sm_75 or sm_80,sm_86 [default: all that the libraries have code for]
+    #[arg(long, value_name = "SM", value_delimiter = ',')]
+    pub gpu: Vec<Sm>,
+
+    /// Prune NVIDIA's own libraries too, whose licences restrict changes
+    #[arg(long)]
+    pub prune_vendor: bool,
 
     /// Use the store alone; fetch nothing
     #[arg(long)]
@@ -146,6 +155,8 @@ pub struct RegistryArgs {
       loads it in Docker and writes an archive as well
   imgbuild build saved_model --xla measure
       serves a SavedModel with TensorFlow, compiled by XLA if that is faster
+  imgbuild build model.onnx --stack onnx-cuda --gpu sm_75
+      runs the model on a T4, with the device code of that GPU alone
   imgbuild build --locked --offline
       builds imgbuild.toml from the store alone, with exactly the pinned inputs
   imgbuild build model.onnx --platform linux/amd64,linux/arm64 --server imgserve-{arch} -t localhost:5000/acme/magika:1 --push

@@ -147,6 +147,8 @@ fn overrides(args: &RecipeArgs, platform: Option<Platform>) -> Overrides {
         platform,
         one_of_several: args.platform.len() > 1,
         server: args.server.clone(),
+        gpus: args.gpu.clone(),
+        prune_vendor: args.prune_vendor.then_some(true),
         ..Overrides::default()
     }
 }

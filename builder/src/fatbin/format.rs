@@ -9,7 +9,7 @@
 //! | | | +16 | bytes compressed | +56 | bytes uncompressed |
 //! | | | +20 | offset of options | | |
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::sm::{Architecture, Variant};
 
@@ -80,7 +80,7 @@ pub enum Flaw {
 }
 
 /// The kind of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CodeKind {
     /// Text that the driver compiles.
@@ -171,6 +171,12 @@ impl<'a> Container<'a> {
 }
 
 impl<'a> Entry<'a> {
+    /// The code without its header.
+    pub(super) fn payload(&self) -> &'a [u8] {
+        let header = (u32_at(self.bytes, 4) as usize).min(self.bytes.len());
+        &self.bytes[header..]
+    }
+
     /// Reads the entry at an offset of a container.
     fn parse(container: &'a [u8], at: usize) -> Result<Self, Flaw> {
         let rest = &container[at..];

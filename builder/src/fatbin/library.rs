@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::embedded::Embedded;
 use super::error::FatbinError;
 use super::format::{ALIGN, Container, Flaw};
 use crate::rewrite::{Memory, Pointer};
@@ -20,6 +21,8 @@ pub(super) struct Fatbins<'a> {
     pub(super) runs: Vec<Range<u64>>,
     /// Everything in it but padding, by address.
     pub(super) regions: Vec<Region<'a>>,
+    /// Containers elsewhere, by address.
+    pub(super) embedded: Vec<Embedded<'a>>,
 }
 
 /// A part of the section that is kept or given up as one.
@@ -77,8 +80,10 @@ impl<'a> Fatbins<'a> {
         }
         let ranges: Vec<Range<u64>> = runs.iter().map(|run| run.address..run.address + run.bytes.len() as u64).collect();
         let is_inside = |address: u64| ranges.iter().any(|range| range.contains(&address));
-        let pointers: Vec<Pointer> = memory.pointers()?.into_iter().filter(|pointer| is_inside(pointer.target)).collect();
-        let symbols: Vec<u64> = memory.definitions()?.into_iter().filter(|&address| is_inside(address)).collect();
+        let (pointers, symbols) = (memory.pointers()?, memory.definitions()?);
+        let embedded = Embedded::find(memory, &pointers, &symbols);
+        let pointers: Vec<Pointer> = pointers.into_iter().filter(|pointer| is_inside(pointer.target)).collect();
+        let symbols: Vec<u64> = symbols.into_iter().filter(|&address| is_inside(address)).collect();
         let mut starts: Vec<u64> = pointers.iter().map(|pointer| pointer.target).chain(symbols.iter().copied()).collect();
         starts.sort_unstable();
         starts.dedup();
@@ -102,7 +107,7 @@ impl<'a> Fatbins<'a> {
                 region.keep_whole(WhyWhole::NoWrapper);
             }
         }
-        Ok(Self { runs: ranges, regions })
+        Ok(Self { runs: ranges, regions, embedded })
     }
 
     /// The containers that can be read, with their regions.

@@ -10,10 +10,14 @@
 //!   memory is as it was.
 //! - [`list`] says what a library carries.
 //!
+//! Containers that a library finds by tables of its own stay in their place, and only payloads that no GPU would use become zeros.
+//!
 //! What is damaged, unknown, or used in an unknown way stays whole and is reported ([`LeftWhole`]).
 
+mod embedded;
 mod error;
 mod format;
+mod kept;
 mod library;
 mod plan;
 mod report;
@@ -26,6 +30,7 @@ mod write;
 
 pub use error::{FatbinDifference, FatbinError};
 pub use format::{CodeKind, Container, Entry, Flaw, Storage};
+pub use kept::{KeepError, PRUNE_FORMAT, Pruned, prune_in_store};
 pub use library::WhyWhole;
 pub use report::{ContainerListing, EntryListing, LeftWhole, Listing, PruneReport, Share};
 pub use sm::{Architecture, Sm, SmError, Variant};

@@ -1,5 +1,7 @@
 //! Which device code stays: [`Plan`].
 
+use std::ops::Range;
+
 use super::error::FatbinError;
 use super::format::{CodeKind, Container, Entry};
 use super::library::Fatbins;
@@ -12,6 +14,8 @@ pub(super) struct Plan<'a> {
     /// What containers hold that have nothing for any of the GPUs: the smallest entry that none of them can run. The driver
     /// then finds, as before, a container without code for it.
     pub(super) donor: Option<Entry<'a>>,
+    /// Payloads in containers elsewhere that none of the GPUs would use, as ranges of memory.
+    pub(super) unused: Vec<Range<u64>>,
 }
 
 /// What becomes of a region.
@@ -51,7 +55,11 @@ impl<'a> Plan<'a> {
         let uncovered = fatbins.regions.iter().zip(&choices).filter(|(_, choice)| **choice == Choice::Donor);
         let unusable = uncovered.filter_map(|(region, _)| region.movable()).flat_map(|container| &container.entries);
         let donor = unusable.min_by_key(|entry| entry.bytes.len()).copied();
-        Ok(Self { choices, donor })
+        let unused = fatbins.embedded.iter().flat_map(|embedded| {
+            let kept = kept(&embedded.container, gpus);
+            embedded.payloads(|entry| !kept.iter().any(|kept| kept.bytes.as_ptr() == entry.bytes.as_ptr()))
+        });
+        Ok(Self { choices, donor, unused: unused.collect() })
     }
 }
 

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::format::{CodeKind, Entry, Storage};
+use super::format::{CONTAINER_HEADER, CodeKind, Entry, Storage};
 use super::library::{Content, Fatbins};
 use super::plan::{Choice, Plan};
 use super::sm::{Architecture, Variant};
@@ -51,7 +51,7 @@ pub struct EntryListing {
 }
 
 /// All entries of a kind for one architecture.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// What they are.
     pub kind: CodeKind,
@@ -66,7 +66,7 @@ pub struct Share {
 }
 
 /// A part of the device code that stays as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftWhole {
     /// Its address in memory.
     pub address: u64,
@@ -77,7 +77,7 @@ pub struct LeftWhole {
 }
 
 /// What pruning did to a library.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PruneReport {
     /// Length of the library in bytes.
     pub bytes_before: u64,
@@ -85,7 +85,7 @@ pub struct PruneReport {
     pub bytes_after: u64,
     /// Number of containers that can be read.
     pub containers: u64,
-    /// How many of them have nothing for any of the GPUs, and share what none of these can run.
+    /// How many of those in `.nv_fatbin` have nothing for any of the GPUs, and share what none of these can run.
     pub containers_without_code: u64,
     /// What stays.
     pub kept: Vec<Share>,
@@ -102,11 +102,21 @@ pub(super) fn listing(bytes: u64, fatbins: &Fatbins<'_>) -> Listing {
         wrappers: region.wrappers.len(),
         entries: container.entries.iter().map(entry_listing).collect(),
     });
+    let embedded = fatbins.embedded.iter().map(|embedded| ContainerListing {
+        address: embedded.address,
+        bytes: embedded.container.bytes.len() as u64,
+        wrappers: 0,
+        entries: embedded.container.entries.iter().map(entry_listing).collect(),
+    });
+    let elsewhere = fatbins.embedded.iter().map(|embedded| &embedded.container);
     Listing {
         bytes,
-        device_code_bytes: fatbins.regions.iter().map(|region| region.bytes.len() as u64).sum(),
-        architectures: shares(fatbins.containers().flat_map(|(_, container)| &container.entries)),
-        containers: containers.collect(),
+        device_code_bytes: fatbins.regions.iter().map(|region| region.bytes.len() as u64).sum::<u64>()
+            + fatbins.embedded.iter().map(|embedded| embedded.container.bytes.len() as u64).sum::<u64>(),
+        architectures: shares(
+            fatbins.containers().map(|(_, container)| container).chain(elsewhere).flat_map(|container| &container.entries),
+        ),
+        containers: containers.chain(embedded).collect(),
         left_whole: left_whole(fatbins),
     }
 }
@@ -130,10 +140,18 @@ pub(super) fn pruning(bytes_before: u64, bytes_after: u64, fatbins: &Fatbins<'_>
             Choice::Donor => dropped.extend(&container.entries),
         }
     }
+    for embedded in &fatbins.embedded {
+        let mut at = embedded.address + CONTAINER_HEADER as u64;
+        for entry in &embedded.container.entries {
+            at += entry.bytes.len() as u64;
+            let is_cleared = plan.unused.binary_search_by_key(&at, |range| range.end).is_ok();
+            if is_cleared { dropped.push(entry) } else { kept.push(entry) }
+        }
+    }
     PruneReport {
         bytes_before,
         bytes_after,
-        containers: fatbins.containers().count() as u64,
+        containers: (fatbins.containers().count() + fatbins.embedded.len()) as u64,
         containers_without_code: plan.choices.iter().filter(|choice| **choice == Choice::Donor).count() as u64,
         kept: shares(kept),
         dropped: shares(dropped),

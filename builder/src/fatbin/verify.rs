@@ -4,6 +4,7 @@
 //! another form: an entry that it can use, where the container has none that it would rather use.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::error::{FatbinDifference, FatbinError};
 use super::format::{CodeKind, Container, Entry};
@@ -21,7 +22,12 @@ pub(super) fn verify(before: &[u8], after: &[u8], gpus: &[Sm]) -> Result<(), Fat
     let mut words: Vec<u64> =
         old.regions.iter().filter(|region| region.movable().is_some()).flat_map(|region| region.wrappers.clone()).collect();
     words.sort_unstable();
-    same_outside(before, after, &old.runs, &words)?;
+    // Elsewhere, what no GPU would use may be anything.
+    let unused =
+        old.embedded.iter().flat_map(|embedded| embedded.payloads(|entry| user(entry, &embedded.container, gpus).is_none()));
+    let mut free: Vec<Range<u64>> = old.runs.iter().cloned().chain(unused).collect();
+    free.sort_unstable_by_key(|range| range.start);
+    same_outside(before, after, &free, &words)?;
 
     for region in old.regions.iter().filter(|region| region.movable().is_none()) {
         if new_memory.bytes(region.address..region.end()) != Some(region.bytes) {

@@ -1,4 +1,4 @@
-//! Packs what stays to the front of the section.
+//! Packs what stays to the front of the section, and clears what stays elsewhere in vain.
 
 use std::fs::File;
 
@@ -42,6 +42,7 @@ pub(super) fn write<'a>(
         }
         arrangement.free.push(cursor..run.end);
     }
+    arrangement.free.extend(plan.unused.iter().cloned());
     arrangement.free.retain(|range| !range.is_empty());
     Ok(memory.rearrange(arrangement, target)?)
 }

@@ -136,13 +136,12 @@ impl Binder<'_> {
 
     fn bind_symbols(&self, index: usize, dynamic: &Dynamic, absent: &Absent<'_>, findings: &mut Findings) {
         let object = self.process.loaded[index].object;
-        let global = &self.process.scopes[0];
         let local = if self.group == 0 { &[][..] } else { &self.process.scopes[self.group] };
         for import in dynamic.symbols.imports().filter(|import| import.is_referenced) {
             findings.symbols += 1;
             let name = SymbolName::new(import.name);
-            let scope = global.iter().chain(local);
-            let provider = scope.copied().find(|&candidate| {
+            let mut scope = self.process.global_scope(self.group).chain(local.iter().copied());
+            let provider = scope.find(|&candidate| {
                 // A copied variable is sought in the libraries, not in the program that has room for it.
                 let skipped = import.is_copied && candidate == index;
                 !skipped && self.symbols(candidate).is_some_and(|dynamic| dynamic.symbols.provides(name, import.version))
@@ -203,8 +202,8 @@ impl Binder<'_> {
             return;
         }
         let name = SymbolName::new(import.name);
-        let scopes = [&self.process.scopes[0], &self.process.scopes[self.group]];
-        let in_scope: BTreeSet<usize> = scopes.into_iter().flatten().copied().filter(|&candidate| candidate != index).collect();
+        let scope = self.process.global_scope(self.group).chain(self.process.scopes[self.group].iter().copied());
+        let in_scope: BTreeSet<usize> = scope.filter(|&candidate| candidate != index).collect();
         let found = in_scope.into_iter().filter_map(|candidate| {
             let versions = self.symbols(candidate)?.symbols.versions_of(name);
             let shown: Vec<&str> =

@@ -39,6 +39,8 @@ pub(super) struct Process {
     /// The objects in which symbols are sought, in order: for the first group the global scope, for the others what comes
     /// after it.
     pub(super) scopes: Vec<Vec<usize>>,
+    /// The groups that were opened for everyone, in order.
+    pub(super) global: Vec<usize>,
     /// Positions in the injected list of the libraries that something here wants.
     pub(super) injected: BTreeSet<usize>,
     /// Names that were wanted and could not be had.
@@ -46,6 +48,12 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// The global scope as it is when a group is bound: what was there at the start, and what was opened for everyone before.
+    pub(super) fn global_scope(&self, group: usize) -> impl Iterator<Item = usize> + '_ {
+        let opened = self.global.iter().filter(move |&&opened| opened < group).flat_map(|&opened| &self.scopes[opened]);
+        self.scopes[0].iter().chain(opened).copied()
+    }
+
     /// The loaded object of a name, as the loader compares names.
     pub(super) fn named(&self, name: &str, objects: &[LinkObject]) -> Option<usize> {
         self.loaded.iter().position(|loaded| {
@@ -114,8 +122,13 @@ impl<'a> Loader<'a> {
             self.fail(LinkError::EntryPointMissing { path: entry.path.clone(), reason: entry.reason.clone() });
         }
         let elf = self.accept(&entry.path, wanted_by, outcome)?;
-        let mut process =
-            Process { loaded: Vec::new(), scopes: Vec::new(), injected: BTreeSet::new(), unavailable: BTreeSet::new() };
+        let mut process = Process {
+            loaded: Vec::new(),
+            scopes: Vec::new(),
+            global: Vec::new(),
+            injected: BTreeSet::new(),
+            unavailable: BTreeSet::new(),
+        };
         let interpreter = elf.interpreter.clone();
         // The kernel gives a program's real path; a library keeps the path by which it was asked for.
         let origin = if interpreter.is_some() { parent(&file) } else { parent(&entry.path) }.to_owned();
@@ -215,6 +228,9 @@ impl<'a> Loader<'a> {
                 {
                     let scope = self.scope(process, opened, group, defaults);
                     process.scopes.push(scope);
+                    if open.global {
+                        process.global.push(group);
+                    }
                 }
             }
             index += 1;

@@ -23,6 +23,9 @@ pub struct RuntimeOpen {
     /// Whether the opener copes with its absence.
     #[serde(default)]
     pub optional: bool,
+    /// Whether everything that is opened later may use its symbols (`RTLD_GLOBAL`).
+    #[serde(default)]
+    pub global: bool,
     /// Why it is opened, for reports.
     pub reason: String,
 }

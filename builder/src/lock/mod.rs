@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::fatbin::{PRUNE_FORMAT, Sm};
 use crate::parent::{ParentError, ParentPin};
 use crate::rewrite::REWRITE_FORMAT;
 use crate::source::{Pin, SourceError};
@@ -45,6 +46,9 @@ pub struct Lock {
     /// How libraries are rewritten, where the stack has them rewritten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewriting: Option<RewritingPin>,
+    /// How device code is pruned, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_code: Option<DeviceCodePin>,
     /// The model as the image's runtime optimised it, where it was asked to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimized: Option<OptimizedPin>,
@@ -79,6 +83,25 @@ pub struct RewritingPin {
 impl fmt::Display for RewritingPin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "format {} {} binding", self.format, if self.bind { "with" } else { "without" })
+    }
+}
+
+/// What decides the bytes of libraries whose device code is pruned, besides the libraries themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceCodePin {
+    /// Version of the pruning.
+    pub format: u32,
+    /// The GPUs that code is kept for.
+    pub gpus: Vec<Sm>,
+    /// Whether the vendor's own libraries are pruned too.
+    pub vendor: bool,
+}
+
+impl fmt::Display for DeviceCodePin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gpus: Vec<String> = self.gpus.iter().map(Sm::to_string).collect();
+        write!(f, "kept for {}{}", gpus.join(", "), if self.vendor { ", the vendor's libraries included" } else { "" })
     }
 }
 
@@ -124,7 +147,7 @@ pub enum LockError {
     Newer {
         /// The file.
         path: PathBuf,
-        /// `version`, `format` or `rewriting.format`.
+        /// `version`, `format`, `rewriting.format` or `device-code.format`.
         what: &'static str,
         /// What it says.
         found: u32,
@@ -205,10 +228,12 @@ impl Lock {
         // The version is looked at before anything else, so that a newer file is refused as newer and not as misspelt.
         let versions: toml::Table = strict::parse(text, &path.display().to_string())?;
         let rewriting = versions.get("rewriting").and_then(|rewriting| rewriting.get("format"));
+        let device_code = versions.get("device-code").and_then(|pin| pin.get("format"));
         for (what, found, known) in [
             ("version", versions.get("version"), VERSION),
             ("format", versions.get("format"), crate::layer::FORMAT_VERSION),
             ("rewriting.format", rewriting, REWRITE_FORMAT),
+            ("device-code.format", device_code, PRUNE_FORMAT),
         ] {
             let found = found.and_then(toml::Value::as_integer).and_then(|found| u32::try_from(found).ok());
             if let Some(found) = found.filter(|found| *found > known) {

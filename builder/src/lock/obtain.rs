@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Lock, LockError, OptimizedPin, RewritingPin, ServerPin, VERSION};
+use super::{DeviceCodePin, Lock, LockError, OptimizedPin, RewritingPin, ServerPin, VERSION};
 use crate::digest::Digest;
 use crate::layer::FORMAT_VERSION;
 use crate::parent::{ParentName, ParentPin, Parents};
@@ -37,6 +37,8 @@ pub struct LockRequest {
     pub server: ServerPin,
     /// How libraries are rewritten, where some are.
     pub rewriting: Option<RewritingPin>,
+    /// How device code is pruned, where it is.
+    pub device_code: Option<DeviceCodePin>,
     /// The packages to pin, in order.
     pub requests: Vec<Request>,
     /// The image that everything is put upon, where the base is one.
@@ -157,6 +159,7 @@ impl Lock {
             request: request.digest(),
             server: request.server.clone(),
             rewriting: request.rewriting,
+            device_code: request.device_code.clone(),
             optimized: old.as_ref().filter(|_| mode != LockMode::Update).and_then(|lock| lock.optimized.clone()),
             base_image,
             inputs: pins.into_iter().flatten().collect(),
@@ -217,6 +220,10 @@ impl Lock {
         if self.rewriting != needed.rewriting {
             return Some(format!("libraries are {}, expected {}", rewriting(self.rewriting), rewriting(needed.rewriting)));
         }
+        if self.device_code != needed.device_code {
+            let (found, expected) = (device_code(self.device_code.as_ref()), device_code(needed.device_code.as_ref()));
+            return Some(format!("device code is {found}, expected {expected}"));
+        }
         (self.server != needed.server)
             .then(|| format!("its server is {}, and the one at hand is {}", self.server.sha256, needed.server.sha256))
     }
@@ -256,6 +263,9 @@ impl Lock {
         if old.rewriting != self.rewriting {
             changes.push(format!("libraries are now {}", rewriting(self.rewriting)));
         }
+        if old.device_code != self.device_code {
+            changes.push(format!("device code is now {}", device_code(self.device_code.as_ref())));
+        }
         if changes.is_empty() && old != self {
             changes.push("stack, base or platform changed".to_owned());
         }
@@ -266,6 +276,11 @@ impl Lock {
 /// What a lock says about the rewriting of libraries, in words.
 fn rewriting(pin: Option<RewritingPin>) -> String {
     pin.map_or_else(|| "not rewritten".to_owned(), |pin| format!("rewritten in {pin}"))
+}
+
+/// What a lock says about device code, in words.
+fn device_code(pin: Option<&DeviceCodePin>) -> String {
+    pin.map_or_else(|| "kept for all GPUs".to_owned(), ToString::to_string)
 }
 
 /// Tells whether a pin is what a request asks for. Local files never fit without being hashed again.

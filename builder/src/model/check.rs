@@ -48,32 +48,52 @@ pub fn check_operators(
             highest: table.max_ir_version,
         });
     }
-    let functions: HashMap<FunctionKey, &FunctionProto> =
-        model.proto.functions.iter().map(|function| (onnx::function_key(function), function)).collect();
     check_opsets(model, table, &custom)?;
-    let mut opsets: BTreeMap<&str, i64> =
-        table.domains.iter().map(|(domain, content)| (domain.as_str(), content.max_opset)).collect();
-    opsets.extend(model.opsets.iter().map(|(domain, &version)| (domain.as_str(), version)));
-
-    let mut checker = Checker {
-        model,
-        table,
-        custom,
-        functions,
-        opsets,
-        user: "the graph".to_owned(),
-        calls: BTreeMap::new(),
-        found: OperatorCheck { runtime, operators: BTreeMap::new(), custom: BTreeMap::new() },
-        unknown_domains: BTreeMap::new(),
-        not_imported: None,
-        duplicate_node: None,
-        problems: Vec::new(),
-    };
+    let mut checker = Checker::new(model, table, custom);
     if let Some(graph) = &model.proto.graph {
         checker.graph(graph, &HashMap::new());
     }
     checker.called_functions()?;
     checker.finish()
+}
+
+/// Counts the nodes that a provider has no kernel for, by operator. `table` lists the provider's kernels; operators with a body are
+/// left out, since what runs them is the nodes of the body.
+#[must_use]
+pub fn nodes_without_kernel(model: &OnnxModel, table: &OperatorTable) -> BTreeMap<OperatorId, u64> {
+    let mut checker = Checker::new(model, table, BTreeSet::new());
+    if let Some(graph) = &model.proto.graph {
+        checker.graph(graph, &HashMap::new());
+    }
+    // The model was checked against the runtime before: its functions are sound.
+    let _ = checker.called_functions();
+    checker.unserved
+}
+
+impl<'a> Checker<'a> {
+    fn new(model: &'a OnnxModel, table: &'a OperatorTable, custom: BTreeSet<&'a str>) -> Self {
+        let functions: HashMap<FunctionKey, &FunctionProto> =
+            model.proto.functions.iter().map(|function| (onnx::function_key(function), function)).collect();
+        let mut opsets: BTreeMap<&str, i64> =
+            table.domains.iter().map(|(domain, content)| (domain.as_str(), content.max_opset)).collect();
+        opsets.extend(model.opsets.iter().map(|(domain, &version)| (domain.as_str(), version)));
+
+        Self {
+            model,
+            table,
+            custom,
+            functions,
+            opsets,
+            user: "the graph".to_owned(),
+            calls: BTreeMap::new(),
+            found: OperatorCheck { runtime: table.to_string(), operators: BTreeMap::new(), custom: BTreeMap::new() },
+            unknown_domains: BTreeMap::new(),
+            not_imported: None,
+            duplicate_node: None,
+            problems: Vec::new(),
+            unserved: BTreeMap::new(),
+        }
+    }
 }
 
 /// Every import counts, also those of functions and those that a later one overrides.
@@ -127,6 +147,8 @@ struct Checker<'a> {
     not_imported: Option<(String, OperatorId)>,
     duplicate_node: Option<String>,
     problems: Vec<OperatorProblem>,
+    /// Nodes that have a problem, by operator.
+    unserved: BTreeMap<OperatorId, u64>,
 }
 
 impl Checker<'_> {
@@ -318,6 +340,7 @@ impl Checker<'_> {
 
     /// Notes a problem unless the same one was noted for another node.
     fn problem(&mut self, problem: OperatorProblem) {
+        *self.unserved.entry(problem.operator().clone()).or_default() += 1;
         if !self.problems.iter().any(|known| known.is_like(&problem)) {
             self.problems.push(problem);
         }

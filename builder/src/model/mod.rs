@@ -24,7 +24,7 @@ mod tests;
 mod value;
 mod wire;
 
-pub use check::{OperatorCheck, check_operators};
+pub use check::{OperatorCheck, check_operators, nodes_without_kernel};
 pub use error::{ExternalProblem, ModelError, SINGLE_FILE_LIMIT};
 pub use external::ExternalFile;
 pub(crate) use externalize::Externalized;

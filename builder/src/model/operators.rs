@@ -141,6 +141,38 @@ impl OperatorTable {
         Ok(())
     }
 
+    /// Adds operators, written `domain:Name`, that something else than the runtime itself executes.
+    pub fn provide(&mut self, operators: &[String]) {
+        let definition = || Definition { function: true, ..Definition::default() };
+        for (domain, name) in operators.iter().filter_map(|operator| operator.split_once(':')) {
+            if let Some(domain) = self.domains.get_mut(domain) {
+                domain.operators.insert(name.to_owned(), BTreeMap::from([(1, definition())]));
+            }
+        }
+    }
+
+    /// Adds the kernels of another provider of the same runtime.
+    pub fn add_kernels(&mut self, other: &OperatorTable) {
+        let offset = self.type_sets.len();
+        self.type_sets.extend(other.type_sets.iter().cloned());
+        for (domain, content) in &other.domains {
+            let Some(own) = self.domains.get_mut(domain) else { continue };
+            for (name, versions) in &content.operators {
+                for (since, added) in versions.iter().filter(|(_, added)| !added.kernels.is_empty()) {
+                    let definition = own.operators.entry(name.clone()).or_default().entry(*since).or_default();
+                    if definition.kernels.is_empty() {
+                        definition.inputs.clone_from(&added.inputs);
+                        definition.outputs.clone_from(&added.outputs);
+                    }
+                    let moved = |kernel: &BTreeMap<String, usize>| {
+                        kernel.iter().map(|(label, set)| (label.clone(), set + offset)).collect()
+                    };
+                    definition.kernels.extend(added.kernels.iter().map(moved));
+                }
+            }
+        }
+    }
+
     pub(crate) fn lookup(&self, domain: &str, name: &str, opset: i64) -> Lookup<'_> {
         let Some(versions) = self.domains.get(domain).and_then(|domain| domain.operators.get(name)) else {
             return Lookup::Unknown;

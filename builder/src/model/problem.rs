@@ -89,6 +89,17 @@ impl OperatorProblem {
         })
     }
 
+    /// The operator that it is about.
+    pub(crate) fn operator(&self) -> &OperatorId {
+        match self {
+            OperatorProblem::Unknown { operator, .. }
+            | OperatorProblem::NotYet { operator, .. }
+            | OperatorProblem::Removed { operator, .. }
+            | OperatorProblem::NoKernel { operator, .. }
+            | OperatorProblem::NoKernelForTypes { operator, .. } => operator,
+        }
+    }
+
     /// Whether another problem differs in the node only.
     pub(crate) fn is_like(&self, other: &OperatorProblem) -> bool {
         use OperatorProblem::{NoKernel, NoKernelForTypes, NotYet, Removed, Unknown};

@@ -79,6 +79,22 @@ pub struct RuntimeSection {
     pub keep: Vec<String>,
     /// `false` to leave lookups within libraries to the loader.
     pub bind: Option<bool>,
+    /// GPUs that device code is kept for.
+    pub gpu: Vec<String>,
+    /// Whether the vendor's own libraries are pruned too.
+    pub prune_vendor: Option<bool>,
+    /// What is taken of a package of the stack, by its name.
+    pub packages: BTreeMap<String, PackageEntry>,
+}
+
+/// `[runtime.packages.NAME]`: one of the two.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct PackageEntry {
+    /// A version in place of the template's.
+    pub version: Option<String>,
+    /// A directory or archive in place of the package.
+    pub path: Option<PathBuf>,
 }
 
 /// `[server]`

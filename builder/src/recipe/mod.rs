@@ -4,7 +4,9 @@
 
 mod file;
 
-pub use file::{ExtraFileEntry, ImageSection, RecipeFile, RuntimeSection, SavedModelSection, ServerSection, TEMPLATE};
+pub use file::{
+    ExtraFileEntry, ImageSection, PackageEntry, RecipeFile, RuntimeSection, SavedModelSection, ServerSection, TEMPLATE,
+};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,8 +15,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::fatbin::{Sm, SmError};
 use crate::model::Selection;
 use crate::platform::Platform;
+use crate::template::PackageChoice;
 use crate::template::strict::StrictError;
 use crate::tree::{ImagePath, ImagePathError};
 use crate::units::ByteSize;
@@ -215,6 +219,12 @@ pub struct Recipe {
     pub keep: Vec<String>,
     /// Whether lookups within libraries are bound, where the stack allows it.
     pub bind: bool,
+    /// The GPUs that device code is kept for, sorted; none keeps all of it.
+    pub gpus: Vec<Sm>,
+    /// Whether the vendor's own libraries are pruned too.
+    pub prune_vendor: bool,
+    /// What is taken of packages of the stack, by their names; paths are relative to the folder.
+    pub packages: BTreeMap<String, PackageChoice>,
     /// The server binary, or `None` for the one beside the builder.
     pub server: Option<PathBuf>,
     /// The name of the lock.
@@ -266,6 +276,10 @@ pub struct Overrides {
     pub keep: Vec<String>,
     /// `false` to leave lookups within libraries to the loader.
     pub bind: Option<bool>,
+    /// GPUs that device code is kept for, in place of those of the file.
+    pub gpus: Vec<Sm>,
+    /// Whether the vendor's own libraries are pruned too.
+    pub prune_vendor: Option<bool>,
     /// Whether XLA compiles a SavedModel.
     pub xla: Option<XlaChoice>,
     /// Whether the image is run once while it is built.
@@ -383,6 +397,13 @@ impl Recipe {
         let xla = overrides.xla.or(written.saved_model.xla).unwrap_or_default();
         let warm = overrides.warm.or(written.saved_model.warm).unwrap_or(true);
         let saved_model = written.saved_model.selection()?;
+        let gpus = gpus(overrides.gpus, &written.runtime.gpu)?;
+        let prune_vendor = overrides.prune_vendor.or(written.runtime.prune_vendor).unwrap_or(false);
+        if prune_vendor && gpus.is_empty() {
+            return Err(field("runtime.prune-vendor", "true", "GPUs to prune for: `--gpu sm_75`, or `gpu` in the recipe"));
+        }
+        let packages = written.runtime.packages.into_iter().map(|(name, entry)| package(name, entry, &for_platform));
+        let packages = packages.collect::<Result<_, _>>()?;
         Ok(Self {
             model,
             saved_model,
@@ -403,6 +424,9 @@ impl Recipe {
             custom_domains: written.runtime.custom_domains,
             keep: [written.runtime.keep, overrides.keep].concat(),
             bind: overrides.bind.or(written.runtime.bind).unwrap_or(true),
+            gpus,
+            prune_vendor,
+            packages,
             server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)).map(for_platform),
             lock_file: match overrides.one_of_several {
                 true => format!("imgbuild-{}.lock", platform.architecture()),
@@ -480,6 +504,34 @@ fn parse_user(text: &str) -> Result<User, RecipeError> {
     let (uid, gid) = text.split_once(':').unwrap_or((text, text));
     let user = User { uid: uid.parse().map_err(|_| error())?, gid: gid.parse().map_err(|_| error())? };
     if user.uid == 0 || user.gid == 0 { Err(error()) } else { Ok(user) }
+}
+
+/// The GPUs that were typed, or else written, each once.
+fn gpus(typed: Vec<Sm>, written: &[String]) -> Result<Vec<Sm>, RecipeError> {
+    let parse = |text: &String| text.parse().map_err(|error: SmError| field("runtime.gpu", &error.found, SM));
+    let mut gpus = if typed.is_empty() { written.iter().map(parse).collect::<Result<_, _>>()? } else { typed };
+    gpus.sort_unstable();
+    gpus.dedup();
+    Ok(gpus)
+}
+
+/// What names of GPUs look like.
+const SM: &str = "`sm_` and the compute capability without its dot, such as `sm_75` or `sm_120`";
+
+fn package(
+    name: String,
+    entry: PackageEntry,
+    for_platform: &impl Fn(PathBuf) -> PathBuf,
+) -> Result<(String, PackageChoice), RecipeError> {
+    let choice = match (entry.version, entry.path) {
+        (Some(version), None) => PackageChoice::Version(version),
+        (None, Some(path)) => PackageChoice::Path(for_platform(path).to_string_lossy().into_owned()),
+        (version, _) => {
+            let found = if version.is_some() { "both" } else { "neither" };
+            return Err(field(&format!("runtime.packages.{name}"), found, "either `version` or `path`"));
+        }
+    };
+    Ok((name, choice))
 }
 
 fn extra_file(entry: ExtraFileEntry, folder: &Path) -> Result<ExtraFile, RecipeError> {

@@ -60,9 +60,40 @@ pub struct SizeReport {
     pub omitted: Vec<Omission>,
     /// The proof that the image links.
     pub links: Links,
+    /// The GPU that it is for, for stacks that run on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuReport>,
     /// What XLA does, for stacks that have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xla: Option<XlaReport>,
+}
+
+/// The GPU that an image is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuReport {
+    /// What runs the model.
+    pub provider: String,
+    /// The version of CUDA that its libraries are built for.
+    pub cuda: String,
+    /// The lowest major version of the driver.
+    pub driver: String,
+    /// The GPUs that there is device code for, `sm_75,sm_86`; `all` where none was taken out.
+    pub architectures: String,
+    /// Whether the vendor's own libraries were pruned too.
+    pub vendor_pruned: bool,
+    /// Nodes that the provider has no kernel for.
+    pub on_cpu: Vec<OnCpu>,
+}
+
+/// Nodes that would run on the CPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnCpu {
+    /// Their operator.
+    pub operator: String,
+    /// How many there are.
+    pub nodes: u64,
 }
 
 /// What XLA does for a model.

@@ -32,6 +32,8 @@ pub(super) struct Draft<'a> {
     placed: BTreeMap<u64, Cow<'a, [u8]>>,
     pub(super) rows: Vec<Row>,
     pub(super) program_headers: ProgramHeaders,
+    /// Needed libraries that are taken off the list.
+    pub(super) dropped: Vec<String>,
 }
 
 /// A section header of the draft.
@@ -74,6 +76,7 @@ impl<'a> Draft<'a> {
             placed: BTreeMap::new(),
             rows: library.sections.iter().map(row).collect(),
             program_headers: ProgramHeaders::InPlace,
+            dropped: Vec::new(),
         }
     }
 

@@ -29,6 +29,14 @@ pub enum RewriteError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A library that is to be taken off the list of needed ones is used.
+    #[error("it uses {by} of `{needed}`, which was to be taken off its needed libraries")]
+    Used {
+        /// The needed library.
+        needed: String,
+        /// What is used of it.
+        by: String,
+    },
     /// A new table does not fit in where the old ones were.
     #[error("{table} needs {needed} bytes, at most {available} are free")]
     NoRoom {

@@ -7,6 +7,7 @@
 
 mod bind;
 mod draft;
+mod drop;
 mod error;
 mod kept;
 mod kinds;
@@ -49,6 +50,8 @@ use library::Library;
 pub enum Transformation {
     /// Drops what only linkers and debuggers read.
     Strip,
+    /// Takes needed libraries off the list, of which nothing is used.
+    DropNeeded(Vec<String>),
     /// Binds what the library wants of itself, packs relative relocations, and drops exports that nothing names.
     Bind(BindRules),
 }
@@ -73,7 +76,7 @@ pub fn rewrite(
     let report = write(library, transformations, neighbours, target)?;
     // SAFETY: the map is read-only and private; the file was created for this result and nothing else writes to it.
     let result = unsafe { Mmap::map(&*target) }?;
-    verify::verify(library, &result, &keep(transformations), neighbours)?;
+    verify::verify(library, &result, &keep(transformations), &report.dropped, neighbours)?;
     Ok(RewriteReport { bytes_after: result.len() as u64, ..report })
 }
 
@@ -105,6 +108,7 @@ fn write(
     for transformation in transformations {
         match transformation {
             Transformation::Strip => report.strip = Some(strip::strip(&mut draft)),
+            Transformation::DropNeeded(names) => report.dropped = drop::drop_needed(&mut draft, names, neighbours)?,
             Transformation::Bind(rules) => report.bind = Some(bind::bind(&mut draft, rules, neighbours)?),
         }
     }
@@ -120,7 +124,7 @@ fn write(
 fn keep(transformations: &[Transformation]) -> BindRules {
     let patterns = transformations.iter().filter_map(|transformation| match transformation {
         Transformation::Bind(rules) => Some(rules.keep.iter().cloned()),
-        Transformation::Strip => None,
+        Transformation::Strip | Transformation::DropNeeded(_) => None,
     });
     BindRules { keep: patterns.flatten().collect() }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::elf::{ElfObject, Kind, SymbolName, WantedVersion};
+use crate::elf::{ElfObject, Import, Kind, SymbolName, WantedVersion};
 use crate::link::Closure;
 
 /// All other objects that are ever loaded together with a library.
@@ -22,6 +22,18 @@ pub(super) enum Naming {
 
 /// The version by which glibc says that it reads `DT_RELR`.
 pub(super) const PACKED_VERSION: &str = "GLIBC_ABI_DT_RELR";
+
+/// One neighbour, as a place where references may end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Provider<'a>(&'a ElfObject);
+
+impl Provider<'_> {
+    /// Whether a reference could end there.
+    pub(super) fn provides(&self, import: &Import<'_>) -> bool {
+        let dynamic = self.0.dynamic.as_ref();
+        dynamic.is_some_and(|dynamic| dynamic.symbols.provides(SymbolName::new(import.name), import.version))
+    }
+}
 
 impl<'a> Neighbours<'a> {
     /// Takes the objects as they are given.
@@ -64,6 +76,11 @@ impl<'a> Neighbours<'a> {
             dynamic.symbols.provides(name, version)
                 || (object.kind == Kind::Executable && dynamic.symbols.imports().any(|import| import.name == name.bytes))
         })
+    }
+
+    /// The one of a soname.
+    pub(super) fn called(&self, soname: &str) -> Option<Provider<'a>> {
+        self.objects.iter().find(|object| object.soname() == Some(soname)).map(|object| Provider(object))
     }
 
     /// Calls `visit` for every name that they want, with the version.

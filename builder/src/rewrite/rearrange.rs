@@ -188,5 +188,11 @@ impl<'a> Memory<'a> {
 /// # Errors
 /// The first difference, or why one of the two cannot be read.
 pub(crate) fn same_outside(before: &[u8], after: &[u8], ranges: &[Range<u64>], pointers: &[u64]) -> Result<(), RewriteError> {
-    verify::verify_but(before, after, &BindRules::default(), &Neighbours::default(), &Exempt { ranges, pointers })
+    verify::verify_but(
+        before,
+        after,
+        &BindRules::default(),
+        &Neighbours::default(),
+        &Exempt { ranges, pointers, ..Exempt::default() },
+    )
 }

@@ -12,6 +12,9 @@ pub struct RewriteReport {
     pub bytes_after: u64,
     /// What was stripped, where that was asked for.
     pub strip: Option<StripReport>,
+    /// Needed libraries that were taken off the list.
+    #[serde(default)]
+    pub dropped: Vec<String>,
     /// What was bound, where that was asked for.
     pub bind: Option<BindReport>,
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use object::elf;
 
 use super::draft::{Draft, Row, kind_of};
+use super::drop::is_one_of;
 use super::error::RewriteError;
 use super::library::{Library, Table, Walk, version_definitions, version_needs};
 use super::neighbours::{Neighbours, PACKED_VERSION};
@@ -103,7 +104,7 @@ pub(super) fn write<'a>(
     };
     let relative_count = new.relative.len() as u64;
     let relocations: Vec<Relocation> = new.relative.into_iter().chain(order.relocations(new.left)).collect();
-    let mut entries = named_entries(library, &mut strings)?;
+    let mut entries = named_entries(library, &draft.dropped, &mut strings)?;
 
     vacate(draft)?;
     draft.reserve_program_headers_for_cuts()?;
@@ -288,12 +289,16 @@ fn string<'a>(library: &Library<'a>, offset: u64, field: &'static str) -> Result
 }
 
 /// The entries of the dynamic segment that stay, with their names in the new string table.
-fn named_entries<'a>(library: &Library<'a>, strings: &mut Strings<'a>) -> Result<Vec<Entry>, RewriteError> {
+fn named_entries<'a>(library: &Library<'a>, dropped: &[String], strings: &mut Strings<'a>) -> Result<Vec<Entry>, RewriteError> {
     let mut entries = Vec::new();
     let is_linkage = |tag| library.object.machine == Machine::X86_64 && X86_64_LINKAGE.contains(&tag);
     for entry in library.dynamic.iter().filter(|entry| !REPLACED.contains(&entry.tag) && !is_linkage(entry.tag)) {
         let value = if NAMES.contains(&entry.tag) {
-            strings.add(string(library, entry.value, "dynamic segment")?).into()
+            let name = string(library, entry.value, "dynamic segment")?;
+            if entry.tag == elf::DT_NEEDED.0 && is_one_of(name, dropped) {
+                continue;
+            }
+            strings.add(name).into()
         } else {
             entry.value
         };

@@ -215,7 +215,7 @@ fn cuts_what_was_cleared_out_of_the_file() {
     let mut bytes = Vec::new();
     draft.finish().unwrap().write_to(&mut bytes).unwrap();
     assert!(bytes.len() + 1_000_000 < data.len(), "{} of {}", bytes.len(), data.len());
-    verify::verify(&data, &bytes, &BindRules::default(), &Neighbours::default()).unwrap();
+    verify::verify(&data, &bytes, &BindRules::default(), &[], &Neighbours::default()).unwrap();
     let cut = directory.path().join("cut.so");
     fs::write(&cut, &bytes).unwrap();
     let source = r#"
@@ -279,7 +279,7 @@ fn the_verifier_sees_every_change_of_memory() {
     let neighbours = Neighbours::new(&libc);
     let rules = BindRules { keep: vec!["TF_*".to_owned()] };
     let (data, bound) = &subjects()[0];
-    verify::verify(data, bound, &rules, &neighbours).unwrap();
+    verify::verify(data, bound, &rules, &[], &neighbours).unwrap();
     let (original, library) = (Library::parse(data).unwrap(), Library::parse(bound).unwrap());
     // What the loader overwrites, and what it alone reads, may differ in places that say nothing: sizes of symbols, padding.
     let mut free = verify::tables(&original).unwrap();
@@ -293,7 +293,7 @@ fn the_verifier_sees_every_change_of_memory() {
             let address = segment.address + at;
             let mut damaged = bound.clone();
             damaged[(segment.offset + at) as usize] ^= 0x55;
-            match verify::verify(data, &damaged, &rules, &neighbours) {
+            match verify::verify(data, &damaged, &rules, &[], &neighbours) {
                 Err(_) => seen += 1,
                 Ok(()) if free.iter().any(|range| range.contains(&address)) => {}
                 Ok(()) => missed.push(address),

@@ -25,14 +25,22 @@ pub(super) struct Exempt<'a> {
     pub(super) ranges: &'a [Range<u64>],
     /// Addresses of words that hold an address before and after: sorted.
     pub(super) pointers: &'a [u64],
+    /// Names that are no longer needed.
+    pub(super) dropped: &'a [String],
 }
 
 /// Verifies that a rewritten library is the original once it is loaded.
 ///
 /// # Errors
 /// The first [`Difference`], or why one of the two cannot be read.
-pub(super) fn verify(before: &[u8], after: &[u8], rules: &BindRules, neighbours: &Neighbours<'_>) -> Result<(), RewriteError> {
-    verify_but(before, after, rules, neighbours, &Exempt::default())
+pub(super) fn verify(
+    before: &[u8],
+    after: &[u8],
+    rules: &BindRules,
+    dropped: &[String],
+    neighbours: &Neighbours<'_>,
+) -> Result<(), RewriteError> {
+    verify_but(before, after, rules, neighbours, &Exempt { dropped, ..Exempt::default() })
 }
 
 /// Verifies so all but what is exempt.
@@ -48,7 +56,7 @@ pub(super) fn verify_but(
 ) -> Result<(), RewriteError> {
     let (before, after) = (Library::parse(before)?, Library::parse(after)?);
     same_shape(&before, &after)?;
-    same_dynamic_segment(&before, &after)?;
+    same_dynamic_segment(&before, &after, exempt.dropped)?;
     let tables = tables(&before)?;
     for range in self::tables(&after)? {
         if !tables.iter().any(|old| old.start <= range.start && range.end <= old.end) {
@@ -141,13 +149,14 @@ fn memory(library: &Library<'_>) -> Vec<(Range<u64>, u32)> {
 }
 
 /// What the dynamic segment says apart from where its tables are.
-fn same_dynamic_segment(before: &Library<'_>, after: &Library<'_>) -> Result<(), Difference> {
+fn same_dynamic_segment(before: &Library<'_>, after: &Library<'_>, dropped: &[String]) -> Result<(), Difference> {
     same("dynamic segment", &before.dynamic_range, &after.dynamic_range)?;
     let (Some(old), Some(new)) = (&before.object.dynamic, &after.object.dynamic) else {
         return Err(property("dynamic segment", "absent", "present"));
     };
     same("DT_SONAME", &old.soname, &new.soname)?;
-    same("DT_NEEDED", &old.needed, &new.needed)?;
+    let needed: Vec<&String> = old.needed.iter().filter(|name| !dropped.contains(name)).collect();
+    same("DT_NEEDED", needed, new.needed.iter().collect())?;
     same("DT_RPATH", &old.rpath, &new.rpath)?;
     same("DT_RUNPATH", &old.runpath, &new.runpath)?;
     same("DT_FLAGS", old.flags, new.flags)?;

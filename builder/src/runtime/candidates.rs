@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::rewriting::changes;
+use super::rewriting::{changes, gpus};
 use super::{RuntimeError, RuntimeRequest, SERVER_PATH, file_sizes, on_disk};
 use crate::digest::Digest;
 use crate::elf::{ElfObject, Machine};
+use crate::fatbin::Sm;
 use crate::layer;
 use crate::link::LinkRoot;
 use crate::platform::Platform;
@@ -29,6 +30,8 @@ pub(super) struct Candidate {
     pub origin: Origin,
     /// What is done to its bytes once it is known what it is loaded with.
     pub changes: Vec<Transformation>,
+    /// The GPUs that its device code is then kept for; none keeps all of it.
+    pub gpus: Vec<Sm>,
 }
 
 /// All candidates, and the root in which they are looked up.
@@ -55,7 +58,16 @@ impl Candidate {
         let size = content.len() as u64;
         let digest = Some(crate::digest::Digest::of(&content));
         let kind = Kind::File { content: Content::Bytes(content), size, digest };
-        Self { path, kind, mode: 0o644, size, layer: LayerName::Base, origin: origin.clone(), changes: Vec::new() }
+        Self {
+            path,
+            kind,
+            mode: 0o644,
+            size,
+            layer: LayerName::Base,
+            origin: origin.clone(),
+            changes: Vec::new(),
+            gpus: Vec::new(),
+        }
     }
 
     /// A regular file of a package at a place of its own.
@@ -72,7 +84,8 @@ impl Candidate {
             patterns: vec![entry.path.clone()],
         })?;
         let kind = on_disk(blob.path, blob.size, Some(blob.digest));
-        Ok(Self { path, kind, mode: entry.mode, size: blob.size, layer, origin: package.origin(), changes: Vec::new() })
+        let (size, origin) = (blob.size, package.origin());
+        Ok(Self { path, kind, mode: entry.mode, size, layer, origin, changes: Vec::new(), gpus: Vec::new() })
     }
 
     /// A file of the user's own, or the server.
@@ -86,6 +99,7 @@ impl Candidate {
             layer,
             origin,
             changes: Vec::new(),
+            gpus: Vec::new(),
         })
     }
 
@@ -110,6 +124,10 @@ struct Placing {
     by_soname: bool,
     /// The changes of its bytes, in order.
     changes: Vec<Transformation>,
+    /// The GPUs that its device code is kept for.
+    gpus: Vec<Sm>,
+    /// Other names by which it is found.
+    also: Vec<String>,
 }
 
 /// Files and links of a package whose paths are wanted, at their places in the image.
@@ -136,7 +154,8 @@ pub(super) fn of_package(
             }
         };
         let mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { entry.mode };
-        candidates.push(Candidate { path, kind, mode, size, layer, origin: package.origin(), changes: Vec::new() });
+        let (changes, gpus) = (Vec::new(), Vec::new());
+        candidates.push(Candidate { path, kind, mode, size, layer, origin: package.origin(), changes, gpus });
     }
     Ok(candidates)
 }
@@ -208,7 +227,12 @@ impl Candidates {
                     // A link beside its target would be the same library twice.
                     if matches!(entry.kind, EntryKind::File { .. }) {
                         let by_soname = library.naming == Naming::Soname;
-                        let placing = Placing { by_soname, changes: changes(library, request) };
+                        let placing = Placing {
+                            by_soname,
+                            changes: changes(library, request),
+                            gpus: gpus(library, request),
+                            also: library.also.clone(),
+                        };
                         self.add_library(package, entry, folder, placing, store)?;
                     }
                 }
@@ -217,10 +241,11 @@ impl Candidates {
                 let name = path.rsplit('/').next().unwrap_or(path);
                 let wanted = request.keep.iter().any(|kept| kept == name);
                 unknown.retain(|kept| *kept != name);
-                if wanted || (request.minimize == Minimize::Package && is_shared_library(name)) {
+                let is_unlinkable = request.stack.omit.iter().any(|rule| rule.unlinkable && rule.library.matches(name));
+                if wanted || (request.minimize == Minimize::Package && is_shared_library(name) && !is_unlinkable) {
                     let entry = package.entry(path).expect("the path is one of the package's");
-                    let placed =
-                        self.add_library(package, entry, folder, Placing { by_soname: false, changes: Vec::new() }, store)?;
+                    let placing = Placing { by_soname: false, changes: Vec::new(), gpus: Vec::new(), also: Vec::new() };
+                    let placed = self.add_library(package, entry, folder, placing, store)?;
                     self.kept.push(placed);
                 }
             }
@@ -259,6 +284,13 @@ impl Candidates {
         }
         let path = candidate.path.to_string();
         candidate.changes = placing.changes;
+        candidate.gpus = placing.gpus;
+        for name in placing.also {
+            let kind = Kind::Symlink { target: candidate.path.file_name().to_owned() };
+            let (changes, gpus) = (Vec::new(), Vec::new());
+            let link = Candidate { path: folder.join(&name)?, kind, mode: 0o777, size: 0, changes, gpus, ..candidate.clone() };
+            self.add(link);
+        }
         self.add(candidate);
         Ok(path)
     }

@@ -1,6 +1,7 @@
 //! What can go wrong while libraries are chosen.
 
 use crate::elf::ElfError;
+use crate::fatbin::FatbinError;
 use crate::link::LinkError;
 use crate::parent::ParentError;
 use crate::source::package::PackageError;
@@ -33,6 +34,16 @@ pub enum RuntimeError {
         package: String,
         /// Why not.
         source: ElfError,
+    },
+    /// A GPU can run nothing of a library.
+    #[error("`{library}` of {package} cannot be pruned for the GPU: {source}")]
+    DeviceCode {
+        /// Its file name.
+        library: String,
+        /// The package and its version.
+        package: String,
+        /// What it has code for.
+        source: FatbinError,
     },
     /// The image would not link.
     #[error("the image would not link:{}", .0.iter().map(|error| format!("\n  {error}")).collect::<String>())]
@@ -69,6 +80,7 @@ impl RuntimeError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::DeviceCode { source, .. } => source.hint(),
             Self::Links(errors) => errors.iter().find_map(LinkError::hint),
             Self::BaseLacks { .. } => Some("choose a base with glibc, libgcc and libstdc++, such as `debian-12`".to_owned()),
             Self::Parent(error) => error.hint(),

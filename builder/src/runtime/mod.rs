@@ -16,6 +16,7 @@ pub use error::RuntimeError;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::fatbin::Sm;
 use crate::link::{Closure, EntryPoint, InjectedLibrary, InjectedList, LinkError, LinkProof, RuntimeOpen, Step, prove};
 use crate::model::Model;
 use crate::parent::Parent;
@@ -23,10 +24,10 @@ use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::recipe::Minimize;
 use crate::report::{Level, Library, Links, Omission, PackageSize};
-use crate::source::debian;
 use crate::source::package::{EntryKind, Package, PackageError};
+use crate::source::{Glob, debian};
 use crate::store::Store;
-use crate::template::{BaseImage, FileSource, StackTemplate};
+use crate::template::{BaseImage, FileSource, Omission as OmissionRule, StackTemplate};
 use crate::tree::{Content, ImagePath, Kind, LayerName, Origin, Provenance};
 use candidates::{Candidate, Candidates};
 
@@ -62,6 +63,10 @@ pub struct RuntimeRequest<'a> {
     pub minimize: Minimize,
     /// Whether libraries are bound.
     pub bind: bool,
+    /// The GPUs that device code is kept for; none keeps all of it.
+    pub gpus: &'a [Sm],
+    /// Whether the vendor's own libraries are pruned too.
+    pub prune_vendor: bool,
     /// Libraries to keep, by file name.
     pub keep: &'a [String],
 }
@@ -77,6 +82,13 @@ pub struct Taken {
     pub mode: u32,
     /// From where and why.
     pub provenance: Provenance,
+}
+
+impl RuntimeRequest<'_> {
+    /// The stack's rules that leave libraries out of this image.
+    fn applied(&self) -> impl Iterator<Item = &OmissionRule> {
+        self.stack.applied(self.model, self.minimize, self.keep)
+    }
 }
 
 /// The libraries and files that the image gets from packages, and why.
@@ -244,6 +256,7 @@ fn opens(request: &RuntimeRequest<'_>, candidates: &Candidates) -> Vec<RuntimeOp
         from: SERVER_PATH.to_owned(),
         opens,
         optional: false,
+        global: false,
         reason: reason.to_owned(),
     };
     let mut opens: Vec<RuntimeOpen> = Vec::new();
@@ -253,21 +266,38 @@ fn opens(request: &RuntimeRequest<'_>, candidates: &Candidates) -> Vec<RuntimeOp
     for path in &candidates.custom_operators {
         opens.push(by_server(path.to_string(), "custom operators of the recipe"));
     }
-    for path in &candidates.kept {
-        opens.push(by_server(
-            path.clone(),
-            if request.minimize == Minimize::Package { "every library of the package is taken" } else { "kept by request" },
-        ));
-    }
+    let names: Vec<&str> = candidates.files.values().map(|candidate| candidate.path.file_name()).collect();
     for rule in request.stack.opens.iter().chain(&request.base.opens) {
-        opens.push(RuntimeOpen {
-            from: rule.from.clone(),
-            opens: rule.opens.clone(),
-            optional: rule.optional,
-            reason: rule.reason.clone(),
-        });
+        for opened in names_of(&rule.opens, &names) {
+            if request.applied().any(|omission| omission.library.matches(&opened)) {
+                continue;
+            }
+            opens.push(RuntimeOpen {
+                from: rule.from.clone(),
+                opens: opened,
+                optional: rule.optional,
+                global: rule.global,
+                reason: rule.reason.clone(),
+            });
+        }
+    }
+    // Last, and by the runtime: plug-ins among them use what it opens for everyone.
+    let reason = if request.minimize == Minimize::Package { "every library of the package is taken" } else { "kept by request" };
+    for path in &candidates.kept {
+        let from = request.stack.entry[0].clone();
+        opens.push(RuntimeOpen { from, opens: path.clone(), optional: false, global: false, reason: reason.to_owned() });
     }
     opens
+}
+
+/// The name that is opened, or those that a pattern stands for.
+fn names_of(opened: &str, names: &[&str]) -> Vec<String> {
+    match opened.parse::<Glob>() {
+        Ok(pattern) if !pattern.is_literal() => {
+            names.iter().filter(|name| pattern.matches(name)).map(|name| (*name).to_owned()).collect()
+        }
+        _ => vec![opened.to_owned()],
+    }
 }
 
 /// One step of a chain, for people.

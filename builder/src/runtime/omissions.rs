@@ -8,7 +8,6 @@ use crate::recipe::Minimize;
 use crate::report::{Level, Omission, PackageSize};
 use crate::source::package::Package;
 use crate::store::Store;
-use crate::template::When;
 use crate::tree::{Kind, Origin};
 
 impl Runtime {
@@ -115,12 +114,6 @@ struct TakenOf {
 
 /// Why a library of the stack is not in the image: the template's reason where it has one.
 fn reason(request: &RuntimeRequest<'_>, name: &str) -> String {
-    let applies = |when: &When| match when {
-        When::Always => true,
-        When::OperatorsAbsent(operators) => {
-            request.model.is_some_and(|model| !operators.iter().any(|name| model.uses_operator(name)))
-        }
-    };
-    let rule = request.stack.omit.iter().find(|rule| rule.library == name && applies(&rule.when));
+    let rule = request.stack.omit.iter().find(|rule| rule.library.matches(name) && rule.when.holds(request.model));
     rule.map_or_else(|| "nothing in the image links to it or opens it".to_owned(), |rule| rule.reason.clone())
 }

@@ -1,11 +1,13 @@
-//! Rewriting of the libraries that an image gets: stripped, and bound to what they are loaded with.
+//! Rewriting of the libraries that an image gets: stripped, bound to what they are loaded with, without what they need in vain, and
+//! with the device code of some GPUs alone.
 //!
 //! What a library is loaded with decides what may be bound, so this comes after the first proof that the image links, and the
 //! proof is made again of the result. A library that cannot be rewritten goes into the image as it is, with a warning.
 
 use super::candidates::{Candidate, Candidates};
-use super::{Linked, RuntimeError, RuntimeRequest, on_disk};
+use super::{Linked, RuntimeError, RuntimeRequest, on_disk, whose};
 use crate::digest::Digest;
+use crate::fatbin::{self, FatbinError, Pruned, Share, Sm, prune_in_store};
 use crate::layer;
 use crate::link::Closure;
 use crate::progress::Progress;
@@ -13,7 +15,7 @@ use crate::recipe::Minimize;
 use crate::report::Omission;
 use crate::rewrite::{KeepError, Neighbours, RewriteReport, Rewritten, Transformation, rewrite_in_store};
 use crate::store::Store;
-use crate::template::LibraryRule;
+use crate::template::{DeviceCode, LibraryRule};
 use crate::tree::Origin;
 
 /// The changes that a template asks for and the recipe allows, in the order in which they are made.
@@ -22,8 +24,21 @@ pub(super) fn changes(rule: &LibraryRule, request: &RuntimeRequest<'_>) -> Vec<T
         return Vec::new();
     }
     let strip = rule.strip.then_some(Transformation::Strip);
+    let is_dropped = |name: &&String| request.minimize == Minimize::Model && !request.keep.contains(name);
+    let dropped: Vec<String> = rule.drop_needed.iter().filter(is_dropped).cloned().collect();
+    let dropped = (!dropped.is_empty()).then_some(Transformation::DropNeeded(dropped));
     let bind = rule.bind.clone().filter(|_| request.bind).map(Transformation::Bind);
-    strip.into_iter().chain(bind).collect()
+    strip.into_iter().chain(dropped).chain(bind).collect()
+}
+
+/// The GPUs that the device code of a library is kept for; none where all of it stays.
+pub(super) fn gpus(rule: &LibraryRule, request: &RuntimeRequest<'_>) -> Vec<Sm> {
+    let is_pruned = match rule.device_code {
+        Some(DeviceCode::Free) => true,
+        Some(DeviceCode::Vendor) => request.prune_vendor,
+        None => false,
+    };
+    if is_pruned { request.gpus.to_vec() } else { Vec::new() }
 }
 
 impl Linked {
@@ -51,7 +66,7 @@ impl Linked {
 impl Candidates {
     /// Puts rewritten libraries in the places of those that a closure has; gives their names.
     fn rewrite(&mut self, closure: &Closure, store: &Store, progress: &Progress) -> Result<Vec<String>, RuntimeError> {
-        let has_changes = |candidate: &&Candidate| !candidate.changes.is_empty();
+        let has_changes = |candidate: &&Candidate| !candidate.changes.is_empty() || !candidate.gpus.is_empty();
         let wanted: Vec<(String, Candidate)> = closure
             .objects
             .iter()
@@ -65,9 +80,14 @@ impl Candidates {
         for (file, candidate) in wanted {
             let others: Vec<Digest> = digests.iter().filter(|(other, _)| *other != file).map(|(_, digest)| *digest).collect();
             let neighbours = Neighbours::in_closure(closure, &file);
-            let Some(rewritten) = rewritten(&candidate, &neighbours, &others, store, progress)? else { continue };
             names.push(candidate.path.file_name().to_owned());
-            self.replace(candidate, rewritten);
+            if let Some(rewritten) = rewritten(&candidate, &neighbours, &others, store, progress)? {
+                self.replace(candidate, rewritten);
+            }
+            let current = self.files[&file].clone();
+            if let Some(pruned) = pruned(&current, store, progress)? {
+                self.replace_pruned(current, pruned);
+            }
         }
         Ok(names)
     }
@@ -97,6 +117,53 @@ impl Candidates {
         candidate.kind = on_disk(rewritten.blob.path, rewritten.blob.size, Some(rewritten.blob.digest));
         self.add(candidate);
     }
+
+    /// Puts a pruned library in a candidate's place, and accounts for the difference.
+    fn replace_pruned(&mut self, mut candidate: Candidate, pruned: Pruned) {
+        if let Origin::Package { name: package, .. } | Origin::User { path: package } = &candidate.origin {
+            let reason = |shares: &[Share]| {
+                let mut names: Vec<&str> = shares.iter().map(|share| share.architecture.as_str()).collect();
+                names.dedup();
+                names.join(", ")
+            };
+            let gpus: Vec<String> = candidate.gpus.iter().map(Sm::to_string).collect();
+            self.cuts.push(Omission {
+                name: candidate.path.file_name().to_owned(),
+                package: package.clone(),
+                files: 0,
+                unpacked: pruned.report.bytes_before.saturating_sub(pruned.report.bytes_after),
+                reason: format!(
+                    "device code for {}, which {} cannot or would not run",
+                    reason(&pruned.report.dropped),
+                    gpus.join(", ")
+                ),
+            });
+        }
+        candidate.size = pruned.blob.size;
+        candidate.kind = on_disk(pruned.blob.path, pruned.blob.size, Some(pruned.blob.digest));
+        self.add(candidate);
+    }
+}
+
+/// Prunes the device code of one library. `None` where all of it stays.
+fn pruned(candidate: &Candidate, store: &Store, progress: &Progress) -> Result<Option<Pruned>, RuntimeError> {
+    let (Some(path), Some(digest)) = (candidate.file(), candidate.digest()) else { return Ok(None) };
+    if candidate.gpus.is_empty() {
+        return Ok(None);
+    }
+    let library = candidate.path.file_name();
+    match prune_in_store(path, &digest, &candidate.gpus, store) {
+        Ok(pruned) => Ok(Some(pruned)),
+        Err(fatbin::KeepError::Store(error)) => Err(error.into()),
+        // That the GPU cannot run it is for the user to know. What is damaged or unknown stays whole.
+        Err(fatbin::KeepError::Fatbin(source @ FatbinError::NoCode { .. })) => {
+            Err(RuntimeError::DeviceCode { library: library.to_owned(), package: whose(&candidate.origin), source })
+        }
+        Err(fatbin::KeepError::Fatbin(error)) => {
+            progress.warn(format!("the device code of {library} stays as it is: {error}"));
+            Ok(None)
+        }
+    }
 }
 
 /// Rewrites one library; where binding fails, it is stripped only. `None` where nothing can be done.
@@ -113,6 +180,7 @@ fn rewritten(
         let what = match last {
             Transformation::Strip => "stripped",
             Transformation::Bind(_) => "bound",
+            Transformation::DropNeeded(_) => "without what it needs in vain",
         };
         match rewrite_in_store(path, &digest, &changes, neighbours, others, store) {
             Ok(rewritten) => return Ok(Some(rewritten)),

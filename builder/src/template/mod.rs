@@ -6,6 +6,8 @@
 
 mod base;
 mod data;
+mod gpu;
+mod matrix;
 mod path;
 mod snippet;
 mod stack;
@@ -16,10 +18,13 @@ mod tests;
 
 pub use base::{BaseImage, BasePackage, Contents, Directory, FileSource, GeneratedFile, Link, ReleaseRule, User};
 pub use data::{Data, Loaded};
+pub use gpu::{DeviceCode, Gpu};
+pub use matrix::{Accepts, VersionRange, VersionRangeError, check_files};
 pub use path::PathTemplate;
 pub use snippet::{Snippet, Values, ValuesError};
 pub use stack::{
-    Copy, Injected, LibraryRule, ModelFormat, Naming, Omission, Opens, PackageSource, Refused, StackPackage, StackTemplate, When,
+    Copy, Injected, LibraryRule, ModelFormat, Naming, Omission, Opens, PackageChoice, PackageSource, Refused, StackPackage,
+    StackTemplate, When,
 };
 
 use std::io;
@@ -71,6 +76,42 @@ pub enum TemplateError {
         /// Why, as a verb phrase.
         reason: String,
     },
+    /// A version that does not go with the rest of the stack.
+    #[error("{name} {found} does not go with the rest of the stack, expected {expected}: {because}")]
+    Combination {
+        /// The package.
+        name: String,
+        /// The version that was asked for.
+        found: String,
+        /// Those that go.
+        expected: String,
+        /// Why, as a clause.
+        because: String,
+        /// The version that was tested.
+        instead: String,
+    },
+    /// A package has a library in another version than the rest of the stack is linked to.
+    #[error("{name} {version} has `{found}`, expected `{expected}`, which the rest of the stack is linked to")]
+    OtherLibrary {
+        /// The package.
+        name: String,
+        /// Its version.
+        version: String,
+        /// The library that it has.
+        found: String,
+        /// The library that is expected.
+        expected: String,
+        /// The version that was tested.
+        instead: String,
+    },
+    /// The recipe has to say where a package is.
+    #[error("no registry has the files of `{name}`, which stack `{stack}` needs")]
+    NoSource {
+        /// The stack.
+        stack: String,
+        /// The package.
+        name: String,
+    },
     /// The packages are from another distribution than the base image is made for.
     #[error("the packages are from {found}, and the base image `{name}` is made for {expected}")]
     Release {
@@ -92,6 +133,12 @@ impl TemplateError {
             Self::Unknown { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::Unknown { known, .. } => Some(format!("there are `{}`", known.join("`, `"))),
             Self::Refused { .. } => Some("choose another version in the recipe, or leave it out for the tested one".to_owned()),
+            Self::Combination { name, instead, .. } | Self::OtherLibrary { name, instead, .. } => {
+                Some(format!("use {name} {instead}, which was tested"))
+            }
+            Self::NoSource { name, .. } => {
+                Some(format!("name a folder or archive with them in the recipe: `[runtime.packages.{name}]` with `path = \"…\"`"))
+            }
             Self::Release { .. } => Some(
                 "lock on a machine with that release, or choose a base image that fits this machine's `apt` sources".to_owned(),
             ),

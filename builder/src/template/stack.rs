@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::gpu::{DeviceCode, Gpu};
+use super::matrix::Accepts;
 use super::strict::parse_versioned;
 use super::{PathTemplate, TemplateError};
+use crate::model::Model;
 use crate::platform::Platform;
+use crate::recipe::Minimize;
 use crate::rewrite::BindRules;
 use crate::source::{Glob, Request, WheelTags};
 
-/// The newest format of templates that is read.
-const FORMAT: i64 = 1;
+/// The newest format of templates that is read. 2 added what stacks for GPUs say (`docs/spec/templates.md`).
+const FORMAT: i64 = 2;
 
 /// A runtime stack: which packages it is made of, what of them goes into an image, and what surrounds it there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +43,8 @@ pub struct StackTemplate {
     pub entry: Vec<String>,
     /// Where its libraries go.
     pub library_folder: PathTemplate,
+    /// What runs its models on a GPU, where something does.
+    pub gpu: Option<Gpu>,
     /// Variables of the image's environment.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
@@ -90,6 +96,8 @@ pub struct StackPackage {
     /// Versions that must not be used.
     #[serde(default)]
     pub refused: Vec<Refused>,
+    /// The versions that go with the others of the stack, where not all do.
+    pub accepts: Option<Accepts>,
     /// Its libraries.
     #[serde(default, rename = "library")]
     pub libraries: Vec<LibraryRule>,
@@ -106,6 +114,8 @@ pub enum PackageSource {
     Pip,
     /// A Debian package.
     Apt,
+    /// A folder or archive that the recipe has to name: no registry has the package's files.
+    Recipe,
 }
 
 /// A version that must not be used.
@@ -128,11 +138,19 @@ pub struct LibraryRule {
     /// What the files are called in the image.
     #[serde(default)]
     pub naming: Naming,
+    /// Other names by which it is found, as links.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// Whether symbol tables and debug information are cut off.
     #[serde(default)]
     pub strip: bool,
     /// Where it is given, what a library wants of itself is bound, and exports go that nothing names but these rules.
     pub bind: Option<BindRules>,
+    /// Needed libraries that are taken off its list, of which it imports nothing.
+    #[serde(default)]
+    pub drop_needed: Vec<String>,
+    /// Whose the CUDA device code in it is, where it has some that can be pruned.
+    pub device_code: Option<DeviceCode>,
     /// Whether a package without such a file is in order.
     #[serde(default)]
     pub optional: bool,
@@ -170,10 +188,13 @@ pub struct Copy {
 pub struct Opens {
     /// The soname of the library that opens.
     pub from: String,
-    /// The name it opens.
+    /// The name it opens; `*` stands for any characters in names of libraries of the stack.
     pub opens: String,
     /// Whether it works without.
     pub optional: bool,
+    /// Whether everything that is opened later may use its symbols (`RTLD_GLOBAL`).
+    #[serde(default)]
+    pub global: bool,
     /// When and what for.
     pub reason: String,
 }
@@ -194,12 +215,21 @@ pub struct Injected {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Omission {
-    /// Its soname or file name.
-    pub library: String,
+    /// Its soname or file name; `*` stands for any characters.
+    pub library: Glob,
     /// When it stays out.
     pub when: When,
     /// Why that is right.
     pub reason: String,
+    /// Whether it stays out at every level, since what it needs is in no package of the stack.
+    #[serde(default)]
+    pub unlinkable: bool,
+    /// Options of the provider that have to go with it.
+    #[serde(default)]
+    pub provider_options: BTreeMap<String, String>,
+    /// Entries of the session's configuration that have to go with it.
+    #[serde(default)]
+    pub session_config: BTreeMap<String, String>,
 }
 
 /// A condition on the model.
@@ -210,6 +240,21 @@ pub enum When {
     Always,
     /// Where the model has none of these operators: `when = { operators-absent = ["Conv"] }`.
     OperatorsAbsent(Vec<String>),
+    /// Where the model has one of these operators.
+    OperatorsPresent(Vec<String>),
+}
+
+impl When {
+    /// Whether it holds for a model; none stands for all models at once.
+    #[must_use]
+    pub fn holds(&self, model: Option<&Model>) -> bool {
+        let uses = |operators: &[String]| model.map(|model| operators.iter().any(|name| model.uses_operator(name)));
+        match self {
+            Self::Always => true,
+            Self::OperatorsAbsent(operators) => uses(operators) == Some(false),
+            Self::OperatorsPresent(operators) => uses(operators) == Some(true),
+        }
+    }
 }
 
 impl StackTemplate {
@@ -232,32 +277,66 @@ impl StackTemplate {
         Ok(template)
     }
 
-    /// What should be locked. `version` says which version the recipe wants of a package, where it wants one.
+    /// What should be locked. `choice` says what the recipe wants of a package, where it wants something.
     ///
     /// # Errors
-    /// [`TemplateError::Refused`] where the recipe wants a version that must not be used.
-    pub fn requests(&self, version: impl Fn(&str) -> Option<String>) -> Result<Vec<Request>, TemplateError> {
+    /// Where the recipe wants a version that must not be used or that does not go with the others, or has to say where a package is.
+    pub fn requests(&self, choice: impl Fn(&str) -> Option<PackageChoice>) -> Result<Vec<Request>, TemplateError> {
         let request = |package: &StackPackage| {
-            let version = version(&package.name).unwrap_or_else(|| package.version.clone());
-            package.check_version(&version)?;
             let name = package.name.clone();
+            let version = match choice(&name) {
+                Some(PackageChoice::Path(path)) => return Ok(Request::Local { name, version: None, path }),
+                Some(PackageChoice::Version(version)) => version,
+                None if package.source == PackageSource::Recipe => {
+                    return Err(TemplateError::NoSource { stack: self.name.clone(), name });
+                }
+                None => package.version.clone(),
+            };
+            package.check_version(&version)?;
             Ok(match (package.source, &self.wheels) {
                 (PackageSource::Pip, Some(tags)) => Request::Wheel { name, version: Some(version), tags: tags.clone() },
-                _ => Request::Debian { name, version: Some(version) },
+                (PackageSource::Recipe, _) => return Err(TemplateError::NoSource { stack: self.name.clone(), name }),
+                _ => Request::Debian { name, version: Some(version).filter(|version| !version.is_empty()) },
             })
         };
         self.packages.iter().map(request).collect()
     }
+
+    /// The rules that leave libraries out of an image of a model. A rule is off where a library that it is about is kept by name.
+    pub fn applied<'a>(
+        &'a self,
+        model: Option<&'a Model>,
+        minimize: Minimize,
+        keep: &'a [String],
+    ) -> impl Iterator<Item = &'a Omission> {
+        let is_kept = |rule: &&Omission| keep.iter().any(|name| rule.library.matches(name));
+        self.omit.iter().filter(move |rule| minimize == Minimize::Model && rule.when.holds(model) && !is_kept(rule))
+    }
+
+    /// Whether what an image gets depends on the model's operators.
+    #[must_use]
+    pub fn depends_on_model(&self) -> bool {
+        self.omit.iter().any(|rule| rule.when != When::Always)
+    }
+}
+
+/// What a recipe wants of a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PackageChoice {
+    /// A version of it.
+    Version(String),
+    /// A folder or archive in its place, relative to the recipe.
+    Path(String),
 }
 
 impl StackPackage {
     /// Checks that a version may be used.
     ///
     /// # Errors
-    /// [`TemplateError::Refused`] with the reason.
+    /// [`TemplateError::Refused`] or [`TemplateError::Combination`] with the reason.
     pub fn check_version(&self, version: &str) -> Result<(), TemplateError> {
         match self.refused.iter().find(|refused| refused.version == version) {
-            None => Ok(()),
+            None => self.accepts.as_ref().map_or(Ok(()), |accepts| accepts.check(self, version)),
             Some(Refused { version, reason }) => {
                 Err(TemplateError::Refused { name: self.name.clone(), version: version.clone(), reason: reason.clone() })
             }

@@ -21,6 +21,7 @@ fn opener(bench: &Bench, names: &[&str]) {
 
 fn opens(from: &str, names: &[&str]) -> Vec<RuntimeOpen> {
     let open = |name: &&str| RuntimeOpen {
+        global: false,
         from: from.to_owned(),
         opens: (*name).to_owned(),
         optional: false,
@@ -145,4 +146,23 @@ fn injected_libraries_stand_in_for_the_hosts() {
     let errors = verdict(&["cu*"]).unwrap_err();
     assert_eq!(errors.len(), 2, "{errors:?}");
     bench.fails("app", &[], "undefined symbol: cu", "`cuInit`");
+}
+
+#[test]
+fn a_library_that_is_opened_for_everyone_serves_later_plugins() {
+    let bench = Bench::new();
+    bench.library("libone.so", "int one(void) { return 1; }", &["-nostdlib"]);
+    bench.library("libtwo.so", "extern int one(void); int two(void) { return one(); }", &["-nostdlib"]);
+    let names = ["libone.so", "libtwo.so"];
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    let source = OPENS.replace("RTLD_NOW | RTLD_LOCAL", "RTLD_NOW | RTLD_GLOBAL");
+    bench.program("app", &source, &[&format!("-DNAMES={}", quoted.join(",")), "-rdynamic", RUNPATH]);
+    let mut opened = opens("app", &names);
+    opened[0].global = true;
+    bench.links("app", &opened);
+    // Not one that was opened before it.
+    let turned: Vec<RuntimeOpen> = opened.iter().rev().cloned().collect();
+    let source = source.replace("{ NAMES }", "{ \"libtwo.so\", \"libone.so\" }");
+    bench.program("app", &source, &["-rdynamic", RUNPATH]);
+    bench.fails("app", &turned, "undefined symbol: one", "libtwo.so` wants the symbol `one`");
 }

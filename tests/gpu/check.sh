@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# What `onnx-cuda` makes of NVIDIA's real libraries (2 GB to fetch, 10 GB of disk, no GPU): the size ladder of a transformer and of a
+# CNN, and for each set of libraries a real load by the image's own loader, over a driver without a GPU and with LD_BIND_NOW=1:
+# "CUDA failure" says that everything linked, "Failed to load" that something did not. Every other library of the image is opened too.
+# Needs imgbuild and imgserve: `make build`, or IMGBUILD=FILE and IMGBUILD_SERVER=FILE.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+target=${CARGO_TARGET_DIR:-target}
+imgbuild=$(realpath "${IMGBUILD:-$target/release/imgbuild}")
+export IMGBUILD_SERVER=$(realpath "${IMGBUILD_SERVER:-$target/server/imgserve}")
+export IMGBUILD_STORE=${IMGBUILD_STORE:-$PWD/build/gpu-store} ORT_DISABLE_TELEMETRY=1
+python=$(tests/tools/venv.sh)
+folder=build/gpu-check
+rm -rf "$folder"
+mkdir -p "$folder/driver"
+"$python" tests/tools/bench_models.py "$folder" tiny-bert
+"$python" tests/tools/gpu_models.py "$folder"
+gcc -O1 -o "$folder/cuda_provider" tests/tools/cuda_provider.c -ldl
+gcc -O1 -o "$folder/open_all" tests/tools/open_all.c -ldl
+failed=0
+
+# The image of a model at one step of the ladder: check MODEL STEP ARGUMENT…
+check() {
+  local model=$1 step=$2 image=$folder/image root=$folder/root said
+  shift 2
+  rm -rf "$image" "$root"
+  mkdir "$root"
+  "$imgbuild" build -q "$folder/$model.onnx" --stack onnx-cuda --report "$folder/$model-$step.json" -o "oci:$image" "$@" >/dev/null 2>"$folder/said" \
+    || { cat "$folder/said" >&2; exit 1; }
+  "$python" - "$image" "$root" <<'PYTHON'
+import json, pathlib, subprocess, sys
+image, root = map(pathlib.Path, sys.argv[1:])
+blob = lambda digest: image / "blobs/sha256" / digest.removeprefix("sha256:")
+manifest = json.loads(blob(json.loads((image / "index.json").read_text())["manifests"][0]["digest"]).read_text())
+for layer in manifest["layers"]:
+    subprocess.run(["tar", "--zstd" if layer["mediaType"].endswith("zstd") else "-x", "-xf", blob(layer["digest"]), "-C", root], check=True)
+PYTHON
+  local libraries=$root/usr/lib/x86_64-linux-gnu
+  # A driver with every function that the image's libraries import of it.
+  tests/tools/cuda_stubs.sh "$folder/driver" "$libraries"/lib{cu,onnx}*.so* >/dev/null
+  find "$folder/driver" -type f ! -name libcuda.so.1 -delete
+  local run=("$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$libraries:$folder/driver")
+  said=$(LD_BIND_NOW=1 "${run[@]}" "$folder/cuda_provider" "$libraries/libonnxruntime.so.1" "$folder/$model.onnx" 2>&1) || true
+  local verdict=defect
+  if grep -q 'CUDA failure' <<<"$said" && ! grep -q 'Failed to load' <<<"$said"; then verdict=links; else failed=1; echo "$said" >&2; fi
+  # ONNX Runtime's providers want their runtime, and were opened by it.
+  local others=("$libraries"/lib{cu,nv}*.so*)
+  "${run[@]}" "$folder/open_all" "${others[@]}" >"$folder/opened" 2>&1 || { verdict="defect"; failed=1; cat "$folder/opened" >&2; }
+  "$python" - "$folder/$model-$step.json" "$model" "$step" "$verdict" "${#others[@]}" <<'PYTHON'
+import json, sys
+report = json.load(open(sys.argv[1]))
+runtime = next(layer for layer in report["layers"] if layer["name"] == "runtime")
+total = report["totals"]["without_model"]
+cells = [f"{number / 1e6:.1f}" for number in (runtime["unpacked"], runtime["compressed"], total["unpacked"], total["compressed"])]
+print(f"| {sys.argv[2]} | {sys.argv[3]} | {' | '.join(cells)} | {sys.argv[4]}, {sys.argv[5]} opened |", flush=True)
+PYTHON
+}
+
+echo "| model | step | runtime layer MB | compressed | image without model MB | compressed | loaded |"
+echo "|---|---|--:|--:|--:|--:|---|"
+for model in tiny-bert cnn; do
+  check "$model" package --minimize package
+  check "$model" closure --minimize closure
+  check "$model" model
+  check "$model" sm_75 --gpu sm_75
+  check "$model" sm_75-vendor --gpu sm_75 --prune-vendor
+done
+exit $failed
