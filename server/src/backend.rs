@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::tensor::{Datatype, Tensor};
 
+pub mod compiled;
 mod library;
 pub mod onnx;
 pub mod tensorflow;
@@ -193,6 +194,16 @@ pub enum LoadError {
         /// The runtime's own words.
         message: String,
     },
+    /// The processor cannot run the code that the model was compiled to.
+    #[error("the model was compiled for {cpu} processors, and this one lacks {}", .missing.join(", "))]
+    Processor {
+        /// The description of the model.
+        path: PathBuf,
+        /// The processor that it was compiled for.
+        cpu: String,
+        /// What this one lacks.
+        missing: Vec<String>,
+    },
     /// An input that the protocol cannot carry.
     #[error("input `{input}` of the model `{}` is {kind}, expected a tensor of a datatype of the protocol", path.display())]
     InputUnserved {
@@ -235,6 +246,9 @@ impl LoadError {
             }
             Self::Provider { on_cpu: true, .. } => {
                 Some("`session_config` with `session.disable_cpu_ep_fallback` = `0` lets these parts run on the CPU".into())
+            }
+            Self::Processor { .. } => {
+                Some("run it on a newer processor, or build it with `--cpu` for an older one, such as `--cpu x86-64-v2`".into())
             }
             Self::Provider { .. } => {
                 Some("start the container with a GPU (`--gpus all`, or the device plug-in of the cluster) and a driver that is new enough".into())

@@ -50,10 +50,13 @@ pub enum RuntimeKind {
     OnnxRuntime,
     /// TensorFlow.
     TensorFlow,
+    /// None: the model was compiled into a library of its own.
+    Compiled,
 }
 
 impl RuntimeKind {
-    const ALL: [(&'static str, Self); 2] = [("onnxruntime", Self::OnnxRuntime), ("tensorflow", Self::TensorFlow)];
+    const ALL: [(&'static str, Self); 3] =
+        [("onnxruntime", Self::OnnxRuntime), ("tensorflow", Self::TensorFlow), ("compiled", Self::Compiled)];
 
     fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("onnxruntime", |(name, _)| name)
@@ -63,6 +66,7 @@ impl RuntimeKind {
         match self {
             Self::OnnxRuntime => "libonnxruntime.so.1",
             Self::TensorFlow => "libtensorflow_cc.so.2",
+            Self::Compiled => "libmodel.so",
         }
     }
 }
@@ -511,7 +515,7 @@ impl Reader {
             let folder = Path::new("/models").join(&name);
             match runtime {
                 RuntimeKind::OnnxRuntime => folder.join("model.onnx"),
-                RuntimeKind::TensorFlow => folder,
+                RuntimeKind::TensorFlow | RuntimeKind::Compiled => folder,
             }
         });
         Ok((name, path))
