@@ -7,7 +7,7 @@ use crate::image::Image;
 use crate::model::Model;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{
-    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, SCHEMA, SizeReport,
+    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, PackageSize, SCHEMA, SizeReport,
     Totals, VERSION, XlaReport,
 };
 use crate::runtime::Runtime;
@@ -102,12 +102,32 @@ pub(super) fn report(
         totals,
         levels: levels(recipe.minimize, runtime, &files),
         layers,
-        packages: runtime.packages.clone(),
+        packages: packages(inputs, runtime),
         files,
         omitted: runtime.omitted.clone(),
         links: runtime.links.clone(),
         xla: found.xla,
+        compiled: inputs.compiled.as_ref().map(|compiled| compiled.report.clone()),
+        not_compiled: inputs.not_compiled.clone(),
     }
+}
+
+/// The packages that files are from, that of which parts are linked into a compiled model among them.
+fn packages(inputs: &Inputs, runtime: &Runtime) -> Vec<PackageSize> {
+    let mut packages = runtime.packages.clone();
+    if let Some(compiled) = &inputs.compiled {
+        let pin = &compiled.package.pin;
+        packages.push(PackageSize {
+            name: pin.name.clone(),
+            version: pin.version.clone(),
+            digest: pin.sha256,
+            license: Some(compiled.package.spdx.clone()),
+            download: pin.size,
+            installed: compiled.package.installed,
+            taken: compiled.licences.iter().map(|(_, text)| text.size).sum(),
+        });
+    }
+    packages
 }
 
 fn files(tree: &Tree, written: &Written) -> Vec<FileSize> {

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import types
 
 with open(sys.argv[1], encoding="utf-8") as file:
     REQUEST = json.load(file)
@@ -20,6 +21,9 @@ sys.path.insert(0, REQUEST["packages"])
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="2", CUDA_VISIBLE_DEVICES="-1", TF_ENABLE_ONEDNN_OPTS="0")
 # Read once, when XLA is first used. What `saved_model_aot_compile` sets as well.
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=true --xla_cpu_experimental_ynn_fusion_type= "
+
+# TensorFlow imports it to find clusters in clouds, which nothing here does.
+sys.modules["requests"] = types.ModuleType("requests")
 
 import numpy  # noqa: E402
 import tensorflow as tf  # noqa: E402

@@ -14,7 +14,7 @@ mod rewriting;
 pub use error::RuntimeError;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::link::{Closure, EntryPoint, InjectedLibrary, InjectedList, LinkError, LinkProof, RuntimeOpen, Step, prove};
 use crate::model::Model;
@@ -54,6 +54,8 @@ pub struct RuntimeRequest<'a> {
     pub server_version: String,
     /// Custom-operator libraries.
     pub custom_operators: &'a [PathBuf],
+    /// The library that the model was compiled into, and where it goes.
+    pub model_library: Option<(ImagePath, &'a Path)>,
     /// The model; none where layers are made that every model shares.
     pub model: Option<&'a Model>,
     /// For which platform.
@@ -252,6 +254,9 @@ fn opens(request: &RuntimeRequest<'_>, candidates: &Candidates) -> Vec<RuntimeOp
     }
     for path in &candidates.custom_operators {
         opens.push(by_server(path.to_string(), "custom operators of the recipe"));
+    }
+    if let Some((path, _)) = &request.model_library {
+        opens.push(by_server(path.to_string(), "the model, compiled ahead of time"));
     }
     for path in &candidates.kept {
         opens.push(by_server(

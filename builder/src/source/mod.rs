@@ -31,3 +31,4 @@ pub use obtain::{Reach, Request, Source, Sources, WheelTags};
 pub use pin::{DebName, NameError, Pin, SourceKind, WheelName};
 pub use pip::Pip;
 pub use tool::Environment;
+pub(crate) use tool::Ended;

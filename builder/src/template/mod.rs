@@ -5,6 +5,7 @@
 //! `base-images/`. Both are built into the program; a folder beside it or `IMGBUILD_DATA` takes precedence, file by file.
 
 mod base;
+mod compiler;
 mod data;
 mod path;
 mod snippet;
@@ -15,6 +16,7 @@ pub mod strict;
 mod tests;
 
 pub use base::{BaseImage, BasePackage, Contents, Directory, FileSource, GeneratedFile, Link, ReleaseRule, User};
+pub use compiler::{CompilerPackage, CompilerTemplate, Licence, Processor, RuntimePart};
 pub use data::{Data, Loaded};
 pub use path::PathTemplate;
 pub use snippet::{Snippet, Values, ValuesError};
