@@ -17,6 +17,7 @@ mod optimize;
 mod platforms;
 mod registry;
 mod saved_model;
+mod saved_model_aot;
 mod supply_chain;
 mod template;
 mod vendor;

@@ -7,8 +7,8 @@ use crate::image::Image;
 use crate::model::Model;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{
-    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, PackageSize, SCHEMA, SizeReport,
-    Totals, VERSION, XlaReport,
+    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, PackageSize, SCHEMA,
+    SizeReport, Totals, VERSION, XlaReport,
 };
 use crate::runtime::Runtime;
 use crate::tree::{LayerName, Origin, Tree};

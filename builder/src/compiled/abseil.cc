@@ -15,6 +15,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 
@@ -76,6 +77,30 @@ void Notification::WaitForNotification() const {
 Notification::~Notification() {
   mutex_.lock();
   mutex_.unlock();
+}
+
+BlockingCounter::BlockingCounter(int initial_count) : count_(initial_count), num_waiting_(0), done_(initial_count == 0) {}
+
+// The last one is done with the object when it gives the lock back, which who waits takes before it returns.
+bool BlockingCounter::DecrementCount() {
+  if (count_.fetch_sub(1, std::memory_order_acq_rel) != 1) return false;
+  lock_.lock();
+  done_ = true;
+  lock_.unlock();
+  given.fetch_add(1, std::memory_order_release);
+  wake(&given, INT_MAX);
+  return true;
+}
+
+void BlockingCounter::Wait() {
+  while (true) {
+    const int32_t seen = given.load(std::memory_order_acquire);
+    lock_.lock();
+    const bool done = done_;
+    lock_.unlock();
+    if (done) return;
+    sleep_while(&given, seen);
+  }
 }
 
 namespace status_internal {

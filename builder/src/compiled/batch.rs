@@ -39,7 +39,9 @@ impl Batch {
                 return Err(refused(format!("dimension {} of input `{}` of shape {shape} is dynamic", place + 1, value.name)));
             }
             if has_rows(value) {
-                dynamic.get_or_insert_with(|| format!("the first dimension of input `{}` of shape {} is dynamic", value.name, shown(shape)));
+                dynamic.get_or_insert_with(|| {
+                    format!("the first dimension of input `{}` of shape {} is dynamic", value.name, shown(shape))
+                });
             }
         }
         match dynamic {

@@ -41,52 +41,61 @@ class Refused(Exception):
     """The model cannot be compiled; the words are for people."""
 
 
+NUMBERED = "imgbuild"
+
+
 def meta_graph(rows):
-    """The graph, with the first dimension of inputs pinned where it is dynamic."""
+    """The graph, with the first dimension of inputs pinned where it is dynamic, and its signature."""
     graph = saved_model_utils.get_meta_graph_def(REQUEST["model"], ",".join(REQUEST["tags"]))
     signature = graph.signature_def[REQUEST["signature"]]
-    # Protobuf maps have no order of their own, and attributes of the graph tell a dynamic size again.
-    sizes = {}
+    shapes = {}
     for tensor in signature.inputs.values():
         dimensions = tensor.tensor_shape.dim
         if rows and dimensions and dimensions[0].size < 0:
             dimensions[0].size = rows
-            sizes[tensor.name.split(":")[0]] = tensor.tensor_shape
+            shapes[tensor.name.split(":")[0]] = tensor.tensor_shape
     for node in graph.graph_def.node:
-        if node.name in sizes and "shape" in node.attr:
-            node.attr["shape"].shape.CopyFrom(sizes[node.name])
+        if node.name in shapes and "shape" in node.attr:
+            node.attr["shape"].shape.CopyFrom(shapes[node.name])
     return graph, signature
 
 
-def in_order(items):
-    """Sorts the entries of a configuration by the names of the signature; gives those names."""
-    found = sorted(items, key=lambda item: item.name)
-    copies = [type(item).FromString(item.SerializeToString(deterministic=True)) for item in found]
+def number(graph, signature):
+    """Adds a signature whose names are numbers, since the compiler takes letters and digits alone; gives the names by number."""
+    numbered = graph.signature_def[NUMBERED]
+    numbered.method_name = signature.method_name
+    names = []
+    for letter, side, tensors in (("i", numbered.inputs, signature.inputs), ("o", numbered.outputs, signature.outputs)):
+        names.append(sorted(tensors))
+        for place, name in enumerate(names[-1]):
+            side[f"{letter}{place}"].CopyFrom(tensors[name])
+    return names
+
+
+def in_order(items, key):
+    """Sorts the entries of a configuration: a map of Protobuf has no order."""
+    copies = [type(item).FromString(item.SerializeToString(deterministic=True)) for item in sorted(items, key=key)]
     del items[:]
     items.extend(copies)
-    return [item.name for item in copies]
 
 
 def freeze(rows, graph, signature):
-    """Gives files of the graph and of the configuration, and the latter; names are replaced by numbers, which any name may be."""
-    folder = os.path.join(OUTPUT, f"graph{rows}")
+    """Gives the files of graph and configuration, the latter, and the names of what goes in and comes out, in its order."""
+    inputs, outputs = number(graph, signature)
     variables = os.path.join(REQUEST["model"], "variables", "variables")
-    names = {}
-    for side, prefix in ((signature.inputs, "feed_"), (signature.outputs, "fetch_")):
-        for name in side:
-            names[prefix + name.replace("/", "_")] = name
-    graph_file, config_file = aot.freeze_model(variables, graph, folder, REQUEST["signature"], None)
+    graph_file, config_file = aot.freeze_model(variables, graph, os.path.join(OUTPUT, f"graph{rows}"), NUMBERED, None)
     with open(config_file, encoding="utf-8") as file:
         config = text_format.Parse(file.read(), tf2xla_pb2.Config())
-    feeds = [names[name] for name in in_order(config.feed)]
-    fetches = [names[name] for name in in_order(config.fetch)]
-    in_order(config.variable)
-    for variable in config.variable:
+    place = lambda item: int(re.sub(r"\D+", "", item.name))
+    in_order(config.feed, place)
+    in_order(config.fetch, place)
+    in_order(config.variable, lambda item: item.node_name)
+    # Inputs that no output depends on are gone.
+    feeds, fetches = [inputs[place(item)] for item in config.feed], [outputs[place(item)] for item in config.fetch]
+    for at, variable in enumerate(config.variable):
         if not variable.readonly:
             raise Refused(f"it changes the variable `{variable.node_name}` while it runs")
-    for letter, items in (("i", config.feed), ("o", config.fetch), ("v", config.variable)):
-        for number, item in enumerate(items):
-            item.name = f"{letter}{number}"
+        variable.name = f"v{at}"
     with open(config_file, "w", encoding="utf-8") as file:
         file.write(text_format.MessageToString(config))
     return graph_file, config_file, config, feeds, fetches
@@ -129,10 +138,9 @@ def compile_for(rows):
 
     def tensors(kind, names, types, first=0):
         shapes, ranks = shapes_of(header, kind), ranks_of(header, kind)
-        number = lambda place: first + place
+        shape = lambda at: shapes[at][: ranks[at]]
         return [
-            {"name": name, "datatype": DATATYPES[types[place]], "shape": shapes[number(place)][: ranks[number(place)]]}
-            for place, name in enumerate(names)
+            {"name": name, "datatype": DATATYPES[types[place]], "shape": shape(first + place)} for place, name in enumerate(names)
         ]
 
     inputs = tensors("Arg", feeds, [item.type for item in config.feed])
@@ -153,7 +161,10 @@ def reason(message):
 
 def restored(graph):
     """A session of the graph with its variables restored."""
-    session = tf.compat.v1.Session(graph=tf.Graph())
+    # Each set of outputs would have the whole graph optimised anew, and each variable is a set.
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     with session.graph.as_default():
         saver = tf.compat.v1.train.import_meta_graph(graph, clear_devices=True)
         if saver is not None:
@@ -167,9 +178,10 @@ def write_weights(session, names):
 
     sizes = []
     with open(os.path.join(OUTPUT, "weights"), "wb") as file, session.graph.as_default():
-        for name in names:
-            node = session.graph.get_operation_by_name(name)
-            value = session.run(resources.read_variable_op(node.outputs[0], dtype=node.get_attr("dtype")))
+        nodes = [session.graph.get_operation_by_name(name) for name in names]
+        reads = [resources.read_variable_op(node.outputs[0], dtype=node.get_attr("dtype")) for node in nodes]
+        for read in reads:
+            value = session.run(read)
             value = numpy.ascontiguousarray(value)
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
             file.write(value.reshape(-1).view(numpy.uint8).data)
@@ -208,7 +220,10 @@ def main():
     signature = graph.signature_def[REQUEST["signature"]]
     session = restored(graph)
     if "code" in REQUEST["wanted"] and REQUEST["rows"] != [0]:
-        check_rows(session, signature)
+        try:
+            check_rows(session, signature)
+        except tf.errors.OpError as error:
+            raise Refused("TensorFlow fails on random rows: " + error.message.splitlines()[0]) from error
     if "weights" in REQUEST["wanted"]:
         facts["weights"] = write_weights(session, names)
     with open(os.path.join(OUTPUT, "facts.json"), "w", encoding="utf-8") as file:

@@ -50,7 +50,10 @@ impl Facts {
 
     /// The names of the variables, in the order of the file of weights.
     pub fn variables(&self) -> Vec<&str> {
-        self.variants.first().map(|variant| variant.variables.iter().map(|tensor| tensor.name.as_str()).collect()).unwrap_or_default()
+        self.variants
+            .first()
+            .map(|variant| variant.variables.iter().map(|tensor| tensor.name.as_str()).collect())
+            .unwrap_or_default()
     }
 
     /// Whether there is a file of weights.

@@ -25,11 +25,7 @@ pub(super) fn key(lock: &Lock, programs: &Programs) -> Digest {
 }
 
 /// Finds the packages unpacked, or fetches and unpacks them.
-pub(super) fn obtain(
-    request: &CompileRequest<'_>,
-    store: &Store,
-    progress: &Progress,
-) -> Result<PathBuf, CompileError> {
+pub(super) fn obtain(request: &CompileRequest<'_>, store: &Store, progress: &Progress) -> Result<PathBuf, CompileError> {
     store.folder("packages", &key(request.lock, request.programs), |folder| {
         let pins: Vec<&Pin> = request.lock.compiler.iter().collect();
         let wheels = request.sources.obtain(&pins, store, request.reach, progress)?;

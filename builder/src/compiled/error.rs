@@ -130,7 +130,9 @@ impl CompileError {
                 Some(format!("say which sizes of batches to compile, `--batch 1,8`, or {OTHER}"))
             }
             Self::Refused { .. } => Some(OTHER.to_owned()),
-            Self::NoTool { package, .. } => Some(format!("install it, for instance with `apt-get install {package}`, or {OTHER}")),
+            Self::NoTool { package, .. } => {
+                Some(format!("install it, for instance with `apt-get install {package}`, or {OTHER}"))
+            }
             Self::Tool { .. } => Some(format!("install a newer one (CXX names another C++ compiler), or {OTHER}")),
             Self::Cpp { .. } => Some(format!("the compiler may be too old or lack memory: set CXX to another one, or {OTHER}")),
             Self::Source(error) => error.hint(),

@@ -1,5 +1,6 @@
 //! Compiles XLA's runtime, each part once, and links a model with it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -9,6 +10,7 @@ use super::programs::Programs;
 use super::{CompileError, add};
 use crate::digest::Digest;
 use crate::progress::Progress;
+use crate::source::Ended;
 use crate::store::{Blob, Store};
 use crate::template::{CompilerTemplate, Processor};
 
@@ -31,6 +33,8 @@ pub(super) struct Linker<'a> {
     /// The folder of the compiler's packages.
     pub packages: &'a Path,
     pub processor: &'a Processor,
+    /// The model, for errors.
+    pub model: &'a Path,
 }
 
 /// What decides how the runtime is compiled and linked, besides the packages.
@@ -53,17 +57,29 @@ impl Linker<'_> {
         let wanted: Vec<PathBuf> = self.parts(&generated);
         let runtime = self.objects(folder, &wanted, store, progress)?;
         let _task = progress.task("link the model", None);
-        self.compile(folder, &folder.join("model.cc"), "model.o")?;
-        let mut arguments: Vec<String> = ["-shared", "-o", "libmodel.so", "-Wl,-soname,libmodel.so", "-Wl,--version-script=exports", "model.o"]
-            .map(str::to_owned)
-            .to_vec();
+        self.compile(folder, Path::new("model.cc"), &self.template.optimize_model, "model.o")?;
+        let mut arguments: Vec<String> =
+            ["-shared", "-o", "libmodel.so", "-Wl,-soname,libmodel.so", "-Wl,--version-script=exports", "model.o"]
+                .map(str::to_owned)
+                .to_vec();
         write(&folder.join("exports"), "{ global: imgbuild_model; local: *; };\n")?;
         for variant in &facts.variants {
-            arguments.extend(["", "_constants"].map(|kind| format!("b{}{kind}.o", variant.rows)).into_iter().filter(|name| folder.join(name).exists()));
+            arguments.extend(
+                ["", "_constants"]
+                    .map(|kind| format!("b{}{kind}.o", variant.rows))
+                    .into_iter()
+                    .filter(|name| folder.join(name).exists()),
+            );
         }
         arguments.extend(runtime.iter().map(|object| object.path.display().to_string()));
         arguments.extend(self.template.link.iter().cloned());
-        self.run(folder, &arguments, "the library of the model")?;
+        let ended = self.programs.run_compiler(folder, &arguments)?;
+        let missing = undefined(&ended.output);
+        if !missing.is_empty() {
+            let reason = format!("its code needs parts of XLA's runtime that are not linked: {}", missing.join(", "));
+            return Err(CompileError::Refused { model: self.model.to_owned(), reason });
+        }
+        self.succeeded(&ended, "the library of the model")?;
         add(&folder.join("libmodel.so"), store)
     }
 
@@ -80,7 +96,8 @@ impl Linker<'_> {
     /// The sources that a model needs.
     fn parts(&self, generated: &str) -> Vec<PathBuf> {
         let sources = self.packages.join(&self.template.sources);
-        let needed = self.template.runtime.iter().filter(|part| part.when.as_ref().is_none_or(|text| generated.contains(text.as_str())));
+        let needed =
+            self.template.runtime.iter().filter(|part| part.when.as_ref().is_none_or(|text| generated.contains(text.as_str())));
         std::iter::once(PathBuf::from("abseil.cc")).chain(needed.map(|part| sources.join(&part.source))).collect()
     }
 
@@ -108,7 +125,8 @@ impl Linker<'_> {
     fn object(&self, folder: &Path, at: usize, source: &Path, store: &Store, progress: &Progress) -> Result<Blob, CompileError> {
         let name = source.strip_prefix(self.packages).unwrap_or(source).display().to_string();
         let key = Digest::of(
-            format!("{}\n{:?}\n{name}\n", key(self.template, self.programs, self.processor), self.packages.file_name()).as_bytes(),
+            format!("{}\n{:?}\n{name}\n", key(self.template, self.programs, self.processor), self.packages.file_name())
+                .as_bytes(),
         );
         let known = store.record(OBJECT, &key).and_then(|body| serde_json::from_slice::<Digest>(&body).ok());
         if let Some(object) = known.map(|digest| store.find(&digest)).transpose()?.flatten() {
@@ -116,18 +134,20 @@ impl Linker<'_> {
         }
         let _task = progress.task(format!("compile {}, once", name.rsplit('/').next().unwrap_or(&name)), None);
         let file = format!("runtime{at}.o");
-        self.compile(folder, source, &file)?;
+        self.compile(folder, source, &self.template.optimize_runtime, &file)?;
         let object = add(&folder.join(&file), store)?;
         store.put_record(OBJECT, &key, &serde_json::to_vec(&object.digest).expect("a digest is JSON"))?;
         Ok(object)
     }
 
-    fn compile(&self, folder: &Path, source: &Path, object: &str) -> Result<(), CompileError> {
+    fn compile(&self, folder: &Path, source: &Path, optimize: &str, object: &str) -> Result<(), CompileError> {
         let mut arguments = self.template.compile.clone();
+        arguments.push(optimize.to_owned());
         arguments.push(format!("-march={}", self.processor.name));
         // The folder's own headers come first.
         arguments.push("-I.".to_owned());
-        arguments.extend(self.template.headers.iter().map(|headers| format!("-isystem{}", self.packages.join(headers).display())));
+        arguments
+            .extend(self.template.headers.iter().map(|headers| format!("-isystem{}", self.packages.join(headers).display())));
         for (real, shown) in [folder, self.packages].into_iter().zip(SHOWN) {
             arguments.push(format!("-ffile-prefix-map={}={shown}", real.display()));
         }
@@ -137,7 +157,10 @@ impl Linker<'_> {
     }
 
     fn run(&self, folder: &Path, arguments: &[String], what: &str) -> Result<(), CompileError> {
-        let ended = self.programs.run_compiler(folder, arguments)?;
+        self.succeeded(&self.programs.run_compiler(folder, arguments)?, what)
+    }
+
+    fn succeeded(&self, ended: &Ended, what: &str) -> Result<(), CompileError> {
         if ended.success {
             return Ok(());
         }
@@ -150,6 +173,15 @@ impl Linker<'_> {
     }
 }
 
+/// The functions that a linker did not find, each once.
+fn undefined(output: &str) -> Vec<String> {
+    let after = |line: &str| {
+        line.split_once("undefined reference to `").map(|(_, name)| name.split(['(', '\'']).next().unwrap_or(name).to_owned())
+    };
+    let names: BTreeSet<String> = output.lines().filter_map(after).collect();
+    names.into_iter().map(|name| format!("`{name}`")).collect()
+}
+
 /// The header that names the generated classes.
 fn variants(facts: &Facts) -> String {
     let mut text = String::new();
@@ -160,7 +192,8 @@ fn variants(facts: &Facts) -> String {
     let _ = writeln!(text, "namespace imgbuild {{\nusing First = Rows{first};");
     let _ = writeln!(text, "constexpr uint64_t kVariants = {};", facts.variants.len());
     let _ = writeln!(text, "constexpr uint64_t kWeights = {};\n}}", facts.weights_size());
-    let entries = facts.variants.iter().enumerate().map(|(at, variant)| format!("IMGBUILD_VARIANT({at}, Rows{0}, {0})", variant.rows));
+    let entries =
+        facts.variants.iter().enumerate().map(|(at, variant)| format!("IMGBUILD_VARIANT({at}, Rows{0}, {0})", variant.rows));
     let _ = writeln!(text, "#define IMGBUILD_VARIANTS {}", entries.collect::<Vec<_>>().join(" "));
     text
 }
@@ -168,4 +201,16 @@ fn variants(facts: &Facts) -> String {
 fn write(path: &Path, text: &str) -> Result<(), CompileError> {
     let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
     made.and_then(|()| std::fs::write(path, text)).map_err(|source| CompileError::io("write", path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_linker_misses_is_named_once() {
+        let output = "ld: a.o: undefined reference to `xla::cpu::Fft(int, void*)'\nld: b.o: undefined reference to `xla::cpu::Fft(int)'\ncollect2: error";
+        assert_eq!(undefined(output), ["`xla::cpu::Fft`"]);
+        assert!(undefined("ld: cannot find -lm").is_empty());
+    }
 }

@@ -9,8 +9,8 @@ mod description;
 mod environment;
 mod error;
 mod link;
-mod programs;
 mod processor;
+mod programs;
 
 use std::path::Path;
 
@@ -19,8 +19,8 @@ use serde_json::json;
 
 pub use batch::Batch;
 pub use error::CompileError;
-pub use programs::Programs;
 pub use processor::choose as choose_processor;
+pub use programs::Programs;
 
 use self::description::Facts;
 use crate::digest::Digest;
@@ -150,7 +150,8 @@ fn make(
     let output = scratch.path();
     let wanted: &[&str] = if known.is_some() { &["weights"] } else { &["code", "weights"] };
     let variables = known.as_ref().map(|(code, ..)| code.facts.variables());
-    let model = std::fs::canonicalize(&request.model.path).map_err(|source| CompileError::io("read", &request.model.path, source))?;
+    let model =
+        std::fs::canonicalize(&request.model.path).map_err(|source| CompileError::io("read", &request.model.path, source))?;
     let rows = if request.batch.sizes().is_empty() { &[0][..] } else { request.batch.sizes() };
     let task = json!({
         "packages": packages, "model": model, "tags": request.saved_model.tags, "signature": request.saved_model.signature,
@@ -169,7 +170,13 @@ fn make(
     if let Some((code, library, licences)) = known {
         return Ok((code, library, licences, weights));
     }
-    let linker = link::Linker { template: request.template, programs, packages: &packages, processor: request.processor };
+    let linker = link::Linker {
+        template: request.template,
+        programs,
+        packages: &packages,
+        processor: request.processor,
+        model: &request.model.path,
+    };
     let library = linker.link(output, &facts, store, progress)?;
     let licences = request.template.licences.iter().map(|licence| add(&packages.join(&licence.from), store));
     let licences = licences.collect::<Result<Vec<_>, _>>()?;
@@ -192,7 +199,9 @@ fn run_driver(request: &CompileRequest<'_>, folder: &Path, task: &serde_json::Va
         std::fs::read(folder.join("refused.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
     match refused.as_ref().and_then(|refused| refused["reason"].as_str()) {
         Some(reason) => Err(CompileError::Refused { model: request.model.path.clone(), reason: reason.to_owned() }),
-        None => Err(CompileError::Driver { model: request.model.path.clone(), status: ended.status.clone(), output: ended.tail() }),
+        None => {
+            Err(CompileError::Driver { model: request.model.path.clone(), status: ended.status.clone(), output: ended.tail() })
+        }
     }
 }
 
@@ -216,6 +225,10 @@ impl Keys {
         let (mut graph, mut checkpoint) = (String::new(), String::new());
         for file in request.model.files() {
             let (digest, _) = layer::digest_file(&file.path, store)?;
+            // It tells weights apart, which the code does not.
+            if file.location == "fingerprint.pb" {
+                continue;
+            }
             let is_weights = file.location.starts_with("variables/");
             let list = if is_weights { &mut checkpoint } else { &mut graph };
             list.push_str(&format!("{} {digest}\n", file.location));
@@ -224,7 +237,8 @@ impl Keys {
         // Variables of TensorFlow 1 are no resources, and become constants of the code.
         let constants = if saved.has_plain_variables() { checkpoint.as_str() } else { "" };
         let compiler = environment::key(request.lock, programs);
-        let graph = format!("{FORMAT}\n{graph}{:?}\n{}\n{compiler}\n{}\n", saved.tags, saved.signature, Digest::of(DRIVER.as_bytes()));
+        let graph =
+            format!("{FORMAT}\n{graph}{:?}\n{}\n{compiler}\n{}\n", saved.tags, saved.signature, Digest::of(DRIVER.as_bytes()));
         let link = link::key(request.template, programs, request.processor);
         let code = Digest::of(format!("{graph}{constants}{:?}\n{link}\n", request.batch.sizes()).as_bytes());
         let weights = Digest::of(format!("{graph}{checkpoint}").as_bytes());

@@ -52,7 +52,11 @@ impl Programs {
         let python_version = ended.output.trim().to_owned();
         let minor = python_version.strip_prefix("3.").and_then(|minor| minor.parse::<u32>().ok());
         if !ended.success || minor.is_none() {
-            return Err(CompileError::Tool { program: python, found: first_line(&ended), expected: "CPython 3 with its standard library" });
+            return Err(CompileError::Tool {
+                program: python,
+                found: first_line(&ended),
+                expected: "CPython 3 with its standard library",
+            });
         }
         let ended = environment.tool(compiler.clone(), &[]).run(folder, &["--version"])?;
         let version = first_line(&ended);

@@ -141,7 +141,11 @@ impl Lock {
         if mode == LockMode::Locked
             && let Some(at) = missing.iter().find(|at| !local(at))
         {
-            let reason = format!("it does not pin `{}` as {} for it", requests[*at].name(), asking(requests[*at], *at >= request.requests.len()));
+            let reason = format!(
+                "it does not pin `{}` as {} for it",
+                requests[*at].name(),
+                asking(requests[*at], *at >= request.requests.len())
+            );
             return Err(LockError::Stale { path: path.to_owned(), reason });
         }
         let wanted: Vec<Request> = missing.iter().map(|at| requests[*at].clone()).collect();
@@ -229,7 +233,7 @@ impl Lock {
     }
 
     /// What goes into the image, then what only makes it.
-    fn packages(&self) -> impl Iterator<Item = &Pin> {
+    pub(crate) fn packages(&self) -> impl Iterator<Item = &Pin> {
         self.inputs.iter().chain(&self.compiler)
     }
 

@@ -98,7 +98,9 @@ impl Store {
     fn prune_folders(&self, idle_longer_than: Duration, pruned: &mut Pruned) -> Result<(), StoreError> {
         for entry in walkdir::WalkDir::new(self.root().join("folders")).min_depth(2).max_depth(2).into_iter().flatten() {
             let used = entry.path();
-            let Some(folder) = used.to_str().and_then(|path| path.strip_suffix(".used")).map(std::path::PathBuf::from) else { continue };
+            let Some(folder) = used.to_str().and_then(|path| path.strip_suffix(".used")).map(std::path::PathBuf::from) else {
+                continue;
+            };
             if !entry.metadata().is_ok_and(|metadata| idle(&metadata) >= idle_longer_than) {
                 continue;
             }
@@ -113,7 +115,9 @@ impl Store {
                 _ => {}
             }
             let removed = fs::remove_file(used);
-            removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }).map_err(io_error("remove", used))?;
+            removed
+                .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+                .map_err(io_error("remove", used))?;
         }
         Ok(())
     }

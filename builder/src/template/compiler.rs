@@ -24,6 +24,10 @@ pub struct CompilerTemplate {
     pub sources: String,
     /// Arguments of the C++ compiler.
     pub compile: Vec<String>,
+    /// How far the runtime is optimised.
+    pub optimize_runtime: String,
+    /// How far the code that calls the model's kernels is optimised.
+    pub optimize_model: String,
     /// Arguments of the C++ compiler where it links.
     pub link: Vec<String>,
     /// The processor that is compiled for unless the user says otherwise.
@@ -90,7 +94,10 @@ impl CompilerTemplate {
             return Err(inconsistent("`compiler` has no package or no processor".to_owned()));
         }
         if self.processor(&self.default_processor).is_none() {
-            return Err(inconsistent(format!("`compiler.default-processor` is `{}`, which is not listed", self.default_processor)));
+            return Err(inconsistent(format!(
+                "`compiler.default-processor` is `{}`, which is not listed",
+                self.default_processor
+            )));
         }
         Ok(())
     }

@@ -49,8 +49,7 @@ impl Runtime {
     /// [`LoadError::Processor`] where the processor lacks something, and those of reading and opening.
     pub fn open(config: &Config) -> Result<Self, LoadError> {
         let path = config.model_path.join(DESCRIPTION);
-        let text =
-            std::fs::read(&path).map_err(|source| LoadError::ModelUnreadable { path: path.clone(), source })?;
+        let text = std::fs::read(&path).map_err(|source| LoadError::ModelUnreadable { path: path.clone(), source })?;
         let description = Description::parse(&text).map_err(|message| refused(&path, message))?;
         let missing = cpu::missing(&description.cpu.features);
         if !missing.is_empty() {
@@ -92,7 +91,7 @@ impl CompiledBackend {
             message: format!("`{}` could not start them", path.display()),
         })?;
         let interface = ModelInterface {
-            platform: "imgbuild_compiled",
+            platform: "tensorflow_savedmodel",
             runtime: description.runtime.clone(),
             inputs: description.inputs.iter().map(spec).collect(),
             outputs: description.outputs.iter().map(spec).collect(),
