@@ -58,9 +58,9 @@ fn every_number_of_rows_is_answered_as_tensorflows_python_does() {
     let report = build(folder.path(), &model, &STACK);
     assert_eq!((report["stack"].as_str(), report["compiled"]["rows"].to_string().as_str()), (Some("tf-xla-aot"), "[1,4]"));
     let image = report["totals"]["image"]["unpacked"].as_u64().expect("a number");
-    assert!(image < 15_000_000, "{image}");
+    assert!(image < 15_000_000, "{image}, with weights of 544 bytes");
     let files: Vec<&str> = report["files"].as_array().expect("a list").iter().filter_map(|file| file["path"].as_str()).collect();
-    for absent in ["libstdc++", "python", "tensorflow_cc", "libgcc_s.so.1.so"] {
+    for absent in ["libstdc++", "python", "tensorflow_cc", "libtensorflow"] {
         assert!(files.iter().all(|file| !file.contains(absent)), "{absent}: {files:?}");
     }
     assert!(
@@ -70,8 +70,8 @@ fn every_number_of_rows_is_answered_as_tensorflows_python_does() {
     let licence = report["packages"].as_array().expect("a list").iter().find(|package| package["name"] == "tensorflow-cpu");
     assert_eq!(licence.expect("what is linked in is named")["license"], "Apache-2.0 AND MPL-2.0");
     library_is_plain(&in_store(&report, "libmodel.so"));
-    let why = succeed(imgbuild().current_dir(&folder).args(["why", "oci:image:1", "libm.so.6"]));
-    assert!(text(&why.stdout).contains("/models/m/libmodel.so needs libm.so.6"), "{}", text(&why.stdout));
+    let why = succeed(imgbuild().current_dir(&folder).args(["why", "oci:image:1", "libmodel.so"]));
+    assert!(text(&why.stdout).contains("imgserve opens /models/m/libmodel.so: the model, compiled ahead of time"), "{}", text(&why.stdout));
 
     // From one row to more than two of the largest size.
     let reference = reference(&model, "rows", "1,2,3,4,5,6,7,8,9,10,11,12,13");
