@@ -9,6 +9,7 @@ pub mod cli;
 mod compare;
 pub mod config;
 mod cpu;
+mod heap;
 pub mod http;
 pub mod log;
 pub mod phases;

@@ -18,6 +18,7 @@ use crate::cli::{Action, Arguments, UsageError, help};
 use crate::compare::compare;
 use crate::config::{Config, ConfigError, Resolved, RuntimeKind};
 use crate::cpu;
+use crate::heap;
 use crate::http::{self, App, Drained};
 use crate::log::{self, Level, Line, marked};
 use crate::phases::{Phase, Phases};
@@ -139,6 +140,7 @@ fn load_fields(line: Line, error: &LoadError) -> Line {
 /// To be called first, while the process has one thread.
 pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
     let phases = Phases::start();
+    heap::prepare();
     log::install_panic_hook();
     // SAFETY: the process has one thread yet, by this function's contract.
     unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
@@ -253,7 +255,7 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
 
 /// Answers requests on a thread of its own while this one, the first, loads the model.
 ///
-/// It has to be the first: its heap grows by large steps, and in huge pages where glibc is told so. That of every other thread grows by
+/// It has to be the first: its heap was made ready for that ([`heap::prepare`]). That of every other thread grows by
 /// one `mprotect` for every few pages, 2,100 of them for a small model.
 fn serve(config: &Config, phases: &Phases) -> Result<(), StartError> {
     let app = Arc::new(App::new(config));

@@ -104,6 +104,19 @@ fn ask(address: &str, head: &str, body: &[u8]) -> (String, Vec<u8>) {
     (String::from_utf8_lossy(&answer[..end]).into_owned(), answer[end + 4..].to_vec())
 }
 
+/// Whether a part of a process's heap may take huge pages.
+fn heap_takes_huge_pages(process: u32) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/smaps")).expect("the process runs");
+    let mut in_heap = false;
+    maps.lines().any(|line| {
+        let key = line.split(' ').next().unwrap_or_default();
+        if !key.ends_with(':') {
+            in_heap = line.ends_with("[heap]");
+        }
+        in_heap && key == "VmFlags:" && line.split(' ').any(|flag| flag == "hg")
+    })
+}
+
 #[test]
 fn a_model_is_served_and_the_server_stops() {
     let folder = Folder::new("serve");
@@ -125,6 +138,12 @@ fn a_model_is_served_and_the_server_stops() {
     let answer: Value = serde_json::from_slice(&body).expect("JSON");
     assert_eq!(answer["outputs"][0]["data"], serde_json::json!([1.0, 2.0, 3.5, 0.0]));
     assert_eq!(answer["id"], "7");
+
+    if Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        assert!(heap_takes_huge_pages(child.id()));
+    } else {
+        eprintln!("the heap is not looked at: this kernel has no transparent huge pages");
+    }
 
     let kill = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill is here");
     assert!(kill.success());

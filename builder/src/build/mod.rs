@@ -292,7 +292,8 @@ fn write_layers(
             if let Some(at) = finished.iter().position(|(name, _)| *name == planned.name) {
                 return Ok(finished.swap_remove(at));
             }
-            let outcome = layer::write(&planned.entries, format, store, progress)
+            let format = LayerFormat { compression: format.compression.for_layer(planned.name), ..*format };
+            let outcome = layer::write(&planned.entries, &format, store, progress)
                 .map_err(|source| BuildError::Layer { name: planned.name, source })?;
             progress.note(format!(
                 "layer {} {}: {} bytes ({}){}",

@@ -182,7 +182,7 @@ pub struct BuildArgs {
     #[arg(long)]
     pub locked: bool,
 
-    /// auto, zstd[:LEVEL], gzip[:LEVEL] or none [default: auto]
+    /// auto, hard, zstd[:LEVEL], gzip[:LEVEL] or none [default: auto, which takes pains with what models share]
     #[arg(long, value_name = "CODEC")]
     pub compression: Option<String>,
 

@@ -6,14 +6,18 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::image::media_type;
+use crate::tree::LayerName;
 
 /// Version of everything that decides a layer's bytes: tar rules, frames, codecs, default levels and the rule of `auto`.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Tar bytes from which a file has frames of its own.
 pub(crate) const OWN_FRAME: u64 = 256 << 10;
 
 const ZSTD_DEFAULT: i32 = 9;
+const ZSTD_HARD: i32 = 19;
+/// Bytes of the files of a layer that `hard` still compresses hard: 10 MB take six seconds of a processor.
+const HARD_BYTES: u64 = 64 << 20;
 const GZIP_DEFAULT: i32 = 6;
 
 /// How a layer is compressed.
@@ -33,12 +37,15 @@ pub enum Compression {
     },
 }
 
-/// How the user wants a layer compressed; written `auto`, `zstd`, `zstd:19`, `gzip`, `gzip:6` or `none`.
+/// How the user wants a layer compressed; written `auto`, `hard`, `zstd`, `zstd:19`, `gzip`, `gzip:6` or `none`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum CompressionChoice {
-    /// By its content: layers that hardly get smaller, such as float weights, are stored as they are, others use zstd.
+    /// By its content: layers that hardly get smaller, such as float weights, are stored as they are, others use zstd. Layers that
+    /// models share are compressed as [`Hard`](Self::Hard) says.
     #[default]
     Auto,
+    /// As `auto`, but at level 19 where that takes seconds: layers of at most 64 MiB.
+    Hard,
     /// zstd at a level of 1 to 22, or at the default one.
     Zstd(Option<i32>),
     /// gzip at a level of 1 to 12, or at the default one.
@@ -51,7 +58,7 @@ pub enum CompressionChoice {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompressionError {
     /// No such codec.
-    #[error("`{found}` is no compression, expected `auto`, `zstd`, `zstd:LEVEL`, `gzip`, `gzip:LEVEL` or `none`")]
+    #[error("`{found}` is no compression, expected `auto`, `hard`, `zstd`, `zstd:LEVEL`, `gzip`, `gzip:LEVEL` or `none`")]
     Unknown {
         /// The text as given.
         found: String,
@@ -90,22 +97,36 @@ impl Compression {
         }
     }
 
-    /// Most bytes of the tar that one frame holds, but for the headers of small files at its end. The highest zstd levels
-    /// find matches farther away and get the room for it.
+    /// Most bytes of the tar that one frame holds. zstd finds matches over the whole of it; gzip's reach 32 KiB.
     pub(crate) fn frame_bytes(self) -> usize {
         match self {
             Self::None => 1 << 20,
-            Self::Zstd { level } if level > 12 => 16 << 20,
-            Self::Gzip { .. } | Self::Zstd { .. } => 4 << 20,
+            Self::Zstd { .. } => 32 << 20,
+            Self::Gzip { .. } => 4 << 20,
         }
     }
 }
 
 impl CompressionChoice {
+    /// What becomes of it for one layer of an image: `auto` takes pains with those that many models share, which are made once.
+    #[must_use]
+    pub fn for_layer(self, layer: LayerName) -> Self {
+        match (self, layer) {
+            (Self::Auto, LayerName::Base | LayerName::Runtime | LayerName::Server) => Self::Hard,
+            _ => self,
+        }
+    }
+
+    /// How a layer is compressed whose files have so many bytes and are worth it.
+    pub(crate) fn worthwhile(self, bytes: u64) -> Compression {
+        let level = if self == Self::Hard && bytes <= HARD_BYTES { ZSTD_HARD } else { ZSTD_DEFAULT };
+        self.fixed().unwrap_or(Compression::Zstd { level })
+    }
+
     /// The compression where it does not depend on the content.
     pub(crate) fn fixed(self) -> Option<Compression> {
         match self {
-            Self::Auto => None,
+            Self::Auto | Self::Hard => None,
             Self::Zstd(level) => Some(Compression::Zstd { level: level.unwrap_or(ZSTD_DEFAULT) }),
             Self::Gzip(level) => Some(Compression::Gzip { level: level.unwrap_or(GZIP_DEFAULT) }),
             Self::None => Some(Compression::None),
@@ -133,6 +154,7 @@ impl fmt::Display for CompressionChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
+            Self::Hard => f.write_str("hard"),
             Self::None => f.write_str("none"),
             Self::Zstd(None) => f.write_str("zstd"),
             Self::Gzip(None) => f.write_str("gzip"),
@@ -155,6 +177,7 @@ impl FromStr for CompressionChoice {
         };
         match text.split_once(':') {
             None if text == "auto" => Ok(Self::Auto),
+            None if text == "hard" => Ok(Self::Hard),
             None if text == "none" => Ok(Self::None),
             None if text == "zstd" => Ok(Self::Zstd(None)),
             None if text == "gzip" => Ok(Self::Gzip(None)),
@@ -184,7 +207,7 @@ mod tests {
 
     #[test]
     fn choices_round_trip_as_text() {
-        for text in ["auto", "none", "zstd", "zstd:1", "zstd:22", "gzip", "gzip:1", "gzip:12"] {
+        for text in ["auto", "hard", "none", "zstd", "zstd:1", "zstd:22", "gzip", "gzip:1", "gzip:12"] {
             let choice: CompressionChoice = text.parse().expect(text);
             assert_eq!(choice.to_string(), text);
             let json = serde_json::to_string(&choice).expect("a string");

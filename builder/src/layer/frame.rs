@@ -1,8 +1,18 @@
 //! Frames: pieces of the tar stream that are compressed each on its own.
 
 use std::io;
+use std::ops::RangeInclusive;
+
+use zstd::zstd_safe::CParameter;
 
 use super::Compression;
+
+/// Base-2 logarithm of zstd's window: a whole frame.
+const WINDOW_LOG: u32 = 25;
+/// Base-2 logarithm of the positions that are remembered, for levels whose own table is too small for that window and whose
+/// method has no other: 48 MB.
+const HASH_LOG: u32 = 23;
+const WIDE_HASH_LEVELS: RangeInclusive<i32> = 9..=12;
 
 /// Compresses one frame. `room` is space that calls share.
 ///
@@ -15,7 +25,13 @@ pub(crate) fn compress(compression: Compression, input: &[u8], room: &mut Vec<u8
         Compression::Zstd { level } if !(1..=22).contains(&level) => return Err(no_level(level)),
         Compression::Zstd { level } => {
             room.reserve(zstd::zstd_safe::compress_bound(input.len()));
-            zstd::bulk::Compressor::new(level)?.compress_to_buffer(input, room)?;
+            let mut compressor = zstd::bulk::Compressor::new(level)?;
+            // The encoder makes both smaller where the input is.
+            compressor.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
+            if WIDE_HASH_LEVELS.contains(&level) {
+                compressor.set_parameter(CParameter::HashLog(HASH_LOG))?;
+            }
+            compressor.compress_to_buffer(input, room)?;
         }
         Compression::Gzip { level } => {
             let level = libdeflater::CompressionLvl::new(level).map_err(|_| no_level(level))?;

@@ -1,4 +1,4 @@
-//! What `auto` comes to: a few samples of a layer's files decide whether compressing it is worth it.
+//! What `auto` and `hard` come to: a few samples of a layer's files decide whether compressing it is worth it.
 
 use std::io;
 
@@ -21,9 +21,9 @@ const WORTHLESS: u64 = 90;
 ///
 /// The files are looked at as one stream in the order of their paths; samples lie at equal distances in it, so that each file
 /// counts by its size. A sample ends with its file.
-pub(crate) fn choose(entries: &[(&ImagePath, &Entry)]) -> Result<Compression, LayerError> {
-    let compressed = CompressionChoice::Zstd(None).fixed().expect("zstd does not depend on the content");
+pub(crate) fn choose(choice: CompressionChoice, entries: &[(&ImagePath, &Entry)]) -> Result<Compression, LayerError> {
     let total: u64 = entries.iter().map(|(_, entry)| size(entry)).sum();
+    let compressed = choice.worthwhile(total);
     if total < SMALL {
         return Ok(compressed);
     }

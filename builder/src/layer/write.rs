@@ -51,7 +51,7 @@ pub fn write<P: Borrow<ImagePath>, E: Borrow<Entry>>(
         progress.note(format!("layer `{name}` is as before: {}", outcome.layer.descriptor.digest));
         return Ok(outcome);
     }
-    let compression = format.compression.fixed().map_or_else(|| sample::choose(&entries), Ok)?;
+    let compression = format.compression.fixed().map_or_else(|| sample::choose(format.compression, &entries), Ok)?;
     // Another choice may have come to the same compression before.
     if let Some(choice_key) = choice_key.filter(|_| format.compression.fixed().is_none())
         && let Some(key) = key(compression.into(), &before)
@@ -222,6 +222,7 @@ impl Job<'_> {
                 pool,
                 home,
                 frame_bytes,
+                limit: frame_bytes,
                 number: 0,
                 bytes: Vec::new(),
                 parts: Vec::new(),
@@ -363,7 +364,10 @@ struct Reader<'a, S> {
     job: &'a Job<'a>,
     pool: Receiver<Vec<u8>>,
     home: Sender<Vec<u8>>,
+    /// Most bytes of a frame.
     frame_bytes: usize,
+    /// Bytes of the frames of the file that is being read.
+    limit: usize,
     number: u64,
     bytes: Vec<u8>,
     parts: Vec<Part>,
@@ -411,6 +415,7 @@ impl<S: FnMut(Arc<Frame>, bool) -> Result<(), Halt>> Reader<'_, S> {
         if own {
             self.send_frame(true)?;
             source.read_ahead();
+            self.limit = equal_parts(head.len() as u64 + size + padding as u64, self.frame_bytes);
         } else {
             self.make_room(head.len() + padding + usize::try_from(size).unwrap_or(usize::MAX))?;
         }
@@ -430,6 +435,7 @@ impl<S: FnMut(Arc<Frame>, bool) -> Result<(), Halt>> Reader<'_, S> {
             let end = self.bytes.len();
             self.part(Some(number), 0, end..end);
         }
+        self.limit = self.frame_bytes;
         if own { self.send_frame(true) } else { Ok(()) }
     }
 
@@ -441,10 +447,10 @@ impl<S: FnMut(Arc<Frame>, bool) -> Result<(), Halt>> Reader<'_, S> {
 
     /// Bytes that still fit the frame, a new one where it is full.
     fn room(&mut self) -> Result<usize, Halt> {
-        if self.bytes.len() >= self.frame_bytes {
+        if self.bytes.len() >= self.limit {
             self.send_frame(true)?;
         }
-        Ok(self.frame_bytes - self.bytes.len())
+        Ok(self.limit - self.bytes.len())
     }
 
     fn push(&mut self, entry: Option<usize>, mut bytes: &[u8]) -> Result<(), Halt> {
@@ -482,6 +488,12 @@ impl<S: FnMut(Arc<Frame>, bool) -> Result<(), Halt>> Reader<'_, S> {
     fn buffer(&self) -> Result<Vec<u8>, Halt> {
         self.pool.recv().map_err(|_| Halt::Stopped)
     }
+}
+
+/// Bytes of the frames of a file: as few as possible, and equal, so that threads end together.
+fn equal_parts(bytes: u64, most: usize) -> usize {
+    let parts = bytes.div_ceil(most as u64).max(1);
+    usize::try_from(bytes.div_ceil(parts)).unwrap_or(most)
 }
 
 fn compress_frames(compression: Compression, jobs: &Mutex<Receiver<Arc<Frame>>>, done: &Sender<Done>) {
