@@ -22,6 +22,7 @@ mod platforms;
 mod providers;
 mod registry;
 mod saved_model;
+mod saved_model_aot;
 mod supply_chain;
 mod template;
 mod vendor;

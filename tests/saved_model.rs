@@ -10,7 +10,7 @@ use imgbuild_tests::{
 };
 
 /// TensorFlow's Python, in an environment of its own.
-fn tensorflow() -> Command {
+pub(crate) fn tensorflow() -> Command {
     let folder = build_folder().join("venv-tf");
     let requirements = root().join("tests/tools/requirements-tf.txt");
     succeed(Command::new(root().join("tests/tools/venv.sh")).args([&folder, &requirements]));
@@ -31,7 +31,7 @@ fn reference(model: &Path, name: &str) -> PathBuf {
 }
 
 /// A model that TensorFlow's Python makes; kept as well.
-fn made(kind: &str) -> PathBuf {
+pub(crate) fn made(kind: &str) -> PathBuf {
     let path = build_folder().join("models").join(kind);
     if !path.exists() {
         let scratch = tempfile::tempdir_in(build_folder()).expect("a folder");
@@ -63,7 +63,7 @@ fn build(folder: &Path, model: &Path, arguments: &[&str]) -> serde_json::Value {
 }
 
 /// Starts the built image in the embedded runner, and gives its address.
-fn serve(folder: &Path, variables: &[&str]) -> (Running, String) {
+pub(crate) fn serve(folder: &Path, variables: &[&str]) -> (Running, String) {
     let output = folder.join("address");
     let file = std::fs::File::create(&output).expect("a file");
     let log = std::fs::File::create(folder.join("log")).expect("a file");
@@ -81,7 +81,7 @@ fn serve(folder: &Path, variables: &[&str]) -> (Running, String) {
 }
 
 /// Compares answers with TensorFlow's, on so many of the reference's inputs.
-fn judge(address: &str, tolerance: &str, cases: &str, reference: &Path) -> serde_json::Value {
+pub(crate) fn judge(address: &str, tolerance: &str, cases: &str, reference: &Path) -> serde_json::Value {
     let mut command = python();
     command.arg(root().join("tests/tools/judge_saved_model.py"));
     command.args(["--address", address, "--name", "m", "--atol", tolerance, "--cases", cases]);
@@ -96,7 +96,7 @@ fn judge(address: &str, tolerance: &str, cases: &str, reference: &Path) -> serde
 const OLDER: [&str; 2] = ["ONEDNN_MAX_CPU_ISA=AVX2", "ONEDNN_MAX_CPU_ISA=SSE41"];
 
 /// The bytes of a file of an image, in the store.
-fn in_store(report: &serde_json::Value, name: &str) -> PathBuf {
+pub(crate) fn in_store(report: &serde_json::Value, name: &str) -> PathBuf {
     let files = report["files"].as_array().expect("a list");
     let file = files.iter().find(|file| file["path"].as_str().is_some_and(|path| path.ends_with(name))).expect("it is there");
     let digest = file["digest"].as_str().expect("a digest").trim_start_matches("sha256:");

@@ -9,6 +9,7 @@ pub mod choose;
 pub mod cli;
 pub mod cold_start;
 pub mod compare;
+pub mod compiled;
 pub mod digest;
 pub mod doctor;
 pub mod elf;

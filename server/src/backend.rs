@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::tensor::{Datatype, Tensor};
 
+pub mod compiled;
 mod library;
 pub mod onnx;
 pub mod tensorflow;
@@ -208,6 +209,16 @@ pub enum LoadError {
         /// The GPU and the driver that are there, in words.
         found: Option<String>,
     },
+    /// The processor cannot run the code that the model was compiled to.
+    #[error("the model was compiled for {cpu} processors, and this one lacks {}", .missing.join(", "))]
+    Processor {
+        /// The description of the model.
+        path: PathBuf,
+        /// The processor that it was compiled for.
+        cpu: String,
+        /// What this one lacks.
+        missing: Vec<String>,
+    },
     /// An input that the protocol cannot carry.
     #[error("input `{input}` of the model `{}` is {kind}, expected a tensor of a datatype of the protocol", path.display())]
     InputUnserved {
@@ -244,6 +255,9 @@ impl LoadError {
         match self {
             Self::ModelRefused { locale: Some(locale), .. } => {
                 Some(format!("the operator needs the locale `{locale}`, so put it into the image under /usr/lib/locale"))
+            }
+            Self::Processor { .. } => {
+                Some("run it on a newer processor, or build it with `--cpu` for an older one, such as `--cpu x86-64-v2`".into())
             }
             Self::LibraryNotOpened { missing: Missing { library: Some(library), others, .. }, .. } => {
                 Some(match (is_the_drivers(library), others.as_slice()) {

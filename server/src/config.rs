@@ -131,8 +131,9 @@ impl Config {
         }
         let mut variables = Vec::new();
         if present("TF_CPP_MIN_LOG_LEVEL").is_none() {
-            // Its lines are not JSON; errors come through its interface as well.
-            variables.push(("TF_CPP_MIN_LOG_LEVEL", if self.log_level == Level::Debug { "0" } else { "2" }.to_owned()));
+            // Its lines are not JSON, errors come through its interface as well, and what XLA compiled for this very processor is called
+            // an error of a thousand characters for each cluster.
+            variables.push(("TF_CPP_MIN_LOG_LEVEL", if self.log_level == Level::Debug { "0" } else { "3" }.to_owned()));
         }
         if let Some(XlaCache { folder, writable }) = &self.xla_cache {
             let flags = present("TF_XLA_FLAGS").unwrap_or_default();

@@ -1,5 +1,32 @@
 //! What this CPU can do, as far as it decides which form of a model the runtime can use.
 
+/// What this CPU lacks of some features, asked of the CPU itself. A feature of an unknown name counts as lacking.
+pub fn missing(features: &[String]) -> Vec<String> {
+    features.iter().filter(|feature| !has(feature)).cloned().collect()
+}
+
+/// Whether this CPU has a feature, by the name that compilers give it.
+#[cfg(target_arch = "x86_64")]
+fn has(feature: &str) -> bool {
+    macro_rules! detect {
+        ($($name:tt)*) => {
+            match feature {
+                $($name => is_x86_feature_detected!($name),)*
+                _ => false,
+            }
+        };
+    }
+    detect!(
+        "sse2" "sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "cmpxchg16b" "movbe" "lzcnt" "bmi1" "bmi2" "f16c" "fma" "avx" "avx2"
+        "xsave" "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl"
+    )
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has(_feature: &str) -> bool {
+    false
+}
+
 /// The instruction sets that this CPU has of those that decide how the runtime lays out weights, in a fixed order,
 /// behind the architecture's name: `x86_64 avx avx2 fma`.
 pub fn features() -> String {

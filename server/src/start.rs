@@ -10,6 +10,7 @@ use std::sync::{Arc, mpsc};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::backend::compiled::{self, CompiledBackend};
 use crate::backend::onnx::{self, OnnxBackend};
 use crate::backend::tensorflow::{self, TensorFlowBackend};
 use crate::backend::{Backend, LoadError, RunError};
@@ -73,7 +74,7 @@ impl StartError {
             Self::Usage(_) => "arguments",
             Self::Config(_) => "config",
             Self::Load(error) => match **error {
-                LoadError::LibraryNotOpened { .. } | LoadError::LibraryVersion { .. } => "dlopen",
+                LoadError::LibraryNotOpened { .. } | LoadError::LibraryVersion { .. } | LoadError::Processor { .. } => "dlopen",
                 _ => "session",
             },
             Self::Cpu { .. } => "session",
@@ -130,6 +131,9 @@ fn load_fields(line: Line, error: &LoadError) -> Line {
             .optional("missing_locale", locale.as_ref()),
         LoadError::Provider { provider, fault, found, .. } => {
             line.field("provider", provider).field("fault", fault.name()).optional("found", found.as_ref())
+        }
+        LoadError::Processor { path: model, cpu, missing } => {
+            line.field("model", &path(model)).field("expected", cpu).field("missing_features", &missing.join(" "))
         }
         LoadError::InputUnserved { path: model, input, .. } => line.field("model", &path(model)).field("input", input),
         LoadError::OutputsUnserved { path: model, .. } | LoadError::Signature { path: model, .. } => {
@@ -251,6 +255,11 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
             let runtime = tensorflow::Runtime::open(&config.library)?;
             opened(runtime.version(), runtime.path());
             Arc::new(TensorFlowBackend::open(&runtime, config)?)
+        }
+        RuntimeKind::Compiled => {
+            let runtime = compiled::Runtime::open(config)?;
+            opened(runtime.version(), runtime.path());
+            Arc::new(CompiledBackend::open(runtime, config)?)
         }
     };
     phases.end_with(Phase::Session, |line| {

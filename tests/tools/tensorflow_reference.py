@@ -6,7 +6,9 @@
 
 With --make it writes a model instead: `resnet50` of keras.applications with random weights, `keras` for a small one that is
 exported in the same way, `strings` for byte strings,
-`custom` with an operator that no TensorFlow has, `compiled` with a function that XLA must compile.
+`custom` with an operator that no TensorFlow has, `compiled` with a function that XLA must compile; and for compilation ahead
+of time `rows` and `rows-2`, which differ in their weights alone, `fixed` of static shapes, `mixed-rows`, whose rows depend on one
+another, and `uncompilable`, with an operator that XLA does not have.
 """
 
 import argparse
@@ -90,6 +92,30 @@ def make(kind, folder):
         @tf.function(input_signature=[tf.TensorSpec([None, 64], tf.float32, name="x")])
         def serve(x):
             return {"y": inner(x)}
+        signatures = {"serving_default": serve}
+    elif kind in ("rows", "rows-2"):
+        # Sums and no products of matrices: these bring a large part of XLA's runtime, which takes long to compile.
+        module.weight = tf.Variable(tf.random.stateless_normal([16, 8], [1, 2 if kind == "rows" else 3]))
+        module.bias = tf.Variable(tf.range(8, dtype=tf.float32))
+        @tf.function(input_signature=[tf.TensorSpec([None, 16], tf.float32, name="x"), tf.TensorSpec([None], tf.int32, name="k")])
+        def serve(x, k):
+            y = tf.reduce_sum(tf.tanh(x[:, :, None] + module.weight), 1) + module.bias
+            return {"y/out": y, "k:2": k * 2, "largest": tf.argmax(y, 1)}
+        signatures = {"serving_default": serve}
+    elif kind == "fixed":
+        @tf.function(input_signature=[tf.TensorSpec([2, 3], tf.float32, name="x")])
+        def serve(x):
+            return {"y": tf.reduce_sum(x), "z": tf.sqrt(tf.abs(x))}
+        signatures = {"serving_default": serve}
+    elif kind == "mixed-rows":
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+        def serve(x):
+            return {"y": x - tf.reduce_mean(x, 0)}
+        signatures = {"serving_default": serve}
+    elif kind == "uncompilable":
+        @tf.function(input_signature=[tf.TensorSpec([4], tf.float32, name="x")])
+        def serve(x):
+            return {"length": tf.strings.length(tf.strings.as_string(x))}
         signatures = {"serving_default": serve}
     elif kind == "custom":
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])

@@ -135,7 +135,7 @@ impl Facts<'_> {
     /// Packages that files were taken from, each with its pin.
     fn packages(&self) -> impl Iterator<Item = (&PackageSize, Option<&Pin>)> {
         let used = self.report.packages.iter().filter(|package| package.taken > 0);
-        used.map(|package| (package, self.lock.inputs.iter().find(|pin| pin.sha256 == package.digest)))
+        used.map(|package| (package, self.lock.packages().find(|pin| pin.sha256 == package.digest)))
     }
 
     fn files_of(&self, package: &PackageSize) -> impl Iterator<Item = &FileSize> {

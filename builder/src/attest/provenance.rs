@@ -19,7 +19,7 @@ pub(super) fn statement(facts: &Facts<'_>) -> Value {
     if let Some(base) = &facts.lock.base_image {
         dependencies.push(json!({ "name": facts.lock.base, "digest": { "sha256": base.sha256.hex() } }));
     }
-    for pin in &facts.lock.inputs {
+    for pin in facts.lock.packages() {
         dependencies.push(json!({
             "uri": facts.package_address(&pin.name, &pin.version, pin.sha256, Some(pin)),
             "name": pin.file,

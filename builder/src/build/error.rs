@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::published::PublishedError;
+use crate::compiled::CompileError;
 use crate::layer::{CompressionError, LayerError, ReadError};
 use crate::lock::LockError;
 use crate::model::ModelError;
@@ -77,6 +78,9 @@ pub enum BuildError {
     /// A package cannot be read.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The model cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// Libraries.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -161,6 +165,7 @@ impl BuildError {
             Self::Parent(error) => error.hint(),
             Self::Source(error) => error.hint(),
             Self::Package(error) => error.hint(),
+            Self::Compile(error) => error.hint(),
             Self::Runtime(error) => error.hint(),
             Self::Optimize(error) => error.hint(),
             Self::Layer { source, .. } => source.hint().map(str::to_owned),

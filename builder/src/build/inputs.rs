@@ -4,33 +4,41 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{BuildError, BuildOptions};
+use crate::compiled::{Batch, CompileRequest, CompiledModel, Programs, choose_processor, compile};
 use crate::digest::Digest;
 use crate::elf::{ElfObject, Machine};
 use crate::fatbin::PRUNE_FORMAT;
 use crate::layer;
-use crate::lock::{Chooser, DeviceCodePin, Lock, LockRequest, RewritingPin, ServerPin};
+use crate::lock::{Chooser, DeviceCodePin, Lock, LockMode, LockRequest, RewritingPin, ServerPin};
 use crate::model::{
     Content, Format, Model, OperatorId, OperatorTable, TensorFlowOperators, check_operators, nodes_without_kernel,
 };
 use crate::parent::{Parent, ParentName, Parents};
 use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::recipe::{BaseChoice, Recipe, User};
+use crate::recipe::{BaseChoice, Recipe, User, XlaChoice};
 use crate::rewrite::REWRITE_FORMAT;
 use crate::runtime::RuntimeRequest;
 use crate::source::debian::Release;
 use crate::source::package::Package;
 use crate::source::{Environment, Pin, Request, Sources};
 use crate::store::Store;
-use crate::template::{BaseImage, Contents, Data, Loaded, ModelFormat, PackageChoice, PackageSource, StackTemplate, check_files};
+use crate::template::{
+    BaseImage, CompilerTemplate, Contents, Data, Loaded, ModelFormat, PackageChoice, PackageSource, Processor, StackTemplate,
+    check_files,
+};
+use crate::tree::ImagePath;
 
-/// The stack that serves models of a format unless the user says otherwise.
+/// The stack that serves models of a format unless the user says otherwise, or a better one does not.
 fn default_stack(format: Format) -> &'static str {
     match format {
         Format::Onnx => "onnx-cpu",
         Format::SavedModel => "tf-xla",
     }
 }
+
+/// The stack that is tried before [`default_stack`].
+const COMPILING_STACK: &str = "tf-xla-aot";
 
 /// The description that surrounds a base that is named as an image.
 const PLAIN_BASE: &str = "scratch";
@@ -49,6 +57,12 @@ pub struct ServerBinary {
 pub struct Inputs {
     /// The model; none where layers are made that every model shares.
     pub model: Option<Model>,
+    /// How the model is to be compiled, where the stack compiles.
+    compiling: Option<Compiling>,
+    /// What the model was compiled into.
+    pub compiled: Option<CompiledModel>,
+    /// Why the stack that was tried first does not serve the model.
+    pub not_compiled: Option<String>,
     /// The stack.
     pub stack: StackTemplate,
     /// The base.
@@ -109,7 +123,7 @@ impl Inputs {
     /// # Errors
     /// Where one of them cannot be had or does not fit the others. Nothing but the store is written.
     pub fn obtain(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Self, BuildError> {
-        Choice::of(recipe)?.obtain(recipe, options, store, progress)
+        Choice::of(recipe, options)?.obtain(recipe, options, store, progress)
     }
 
     /// Takes the stack and base of a model, with a lock and without any package: their layers were made before.
@@ -124,6 +138,9 @@ impl Inputs {
         let user = user_of(recipe, &choice.base.value, None, progress)?;
         Ok(Self {
             model: choice.model,
+            compiling: None,
+            compiled: None,
+            not_compiled: None,
             stack: choice.stack.value,
             base: choice.base.value,
             parent: None,
@@ -135,6 +152,36 @@ impl Inputs {
             lock,
             lock_changes,
         })
+    }
+
+    /// Compiles the model, where the stack does that.
+    ///
+    /// # Errors
+    /// [`BuildError::Compile`].
+    pub(super) fn compile(
+        &mut self,
+        recipe: &Recipe,
+        options: &BuildOptions,
+        store: &Store,
+        progress: &Progress,
+    ) -> Result<(), BuildError> {
+        let (Some(compiling), Some(template), Some(model)) = (&self.compiling, &self.stack.compiler, &self.model) else {
+            return Ok(());
+        };
+        let Content::SavedModel(saved_model) = &model.content else { return Ok(()) };
+        let request = CompileRequest {
+            template,
+            lock: &self.lock,
+            model,
+            saved_model,
+            batch: &compiling.batch,
+            processor: &compiling.processor,
+            programs: &compiling.programs,
+            sources: &Sources::new(&Environment::of_process(), &recipe.folder),
+            reach: options.reach,
+        };
+        self.compiled = Some(compile(&request, store, progress)?);
+        Ok(())
     }
 
     /// The image's environment: the base's, then the stack's, then the recipe's.
@@ -171,6 +218,7 @@ impl Inputs {
             server: self.server.path.clone(),
             server_version: self.server.pin.sha256.short(),
             custom_operators: &recipe.custom_operators,
+            model_library: self.compiled.as_ref().map(|compiled| (model_library(recipe), compiled.library.path.as_path())),
             model: self.model.as_ref(),
             platform: recipe.platform,
             minimize: recipe.minimize,
@@ -192,12 +240,61 @@ pub(super) struct Choice {
     pub base_image: Option<ParentName>,
     /// Nodes of the model that the GPU's provider has no kernel for, by operator.
     on_cpu: BTreeMap<OperatorId, u64>,
+    /// How the model is compiled, where the stack compiles.
+    compiling: Option<Compiling>,
+    /// Whether another stack may take the place of this one.
+    pub automatic: bool,
+    /// Why the stack that was tried first does not serve the model.
+    pub not_compiled: Option<String>,
+}
+
+/// How a model is compiled.
+#[derive(Debug)]
+struct Compiling {
+    batch: Batch,
+    processor: Processor,
+    programs: Programs,
 }
 
 impl Choice {
-    /// Opens the model and checks it against its stack.
-    pub fn of(recipe: &Recipe) -> Result<Self, BuildError> {
-        let mut choice = Self::without_model(recipe, Some(Model::open_selected(&recipe.model, &recipe.saved_model)?))?;
+    /// Opens the model, chooses its stack and checks it against that. A SavedModel whose stack is left open is compiled where that
+    /// can be; where there is a lock that must not change, its stack is meant.
+    pub fn of(recipe: &Recipe, options: &BuildOptions) -> Result<Self, BuildError> {
+        let model = Model::open_selected(&recipe.model, &recipe.saved_model)?;
+        let locked = match (&recipe.stack, options.lock) {
+            (None, LockMode::Locked) => Lock::load(&recipe.lock_path())?.map(|lock| lock.stack),
+            _ => None,
+        };
+        if let Some(stack) = recipe.stack.as_ref().or(locked.as_ref()) {
+            return Self::of_stack(recipe, model, stack);
+        }
+        let default = default_stack(model.format);
+        if model.format != Format::SavedModel || options.published.is_some() {
+            return Self::of_stack(recipe, model, default);
+        }
+        let reason = if recipe.xla != XlaChoice::default() || recipe.runtime.is_some() {
+            "what TensorFlow itself does was asked for".to_owned()
+        } else {
+            match Self::of_stack(recipe, model.clone(), COMPILING_STACK) {
+                Ok(choice) => return Ok(Self { automatic: true, ..choice }),
+                Err(BuildError::Compile(error)) => error.to_string(),
+                Err(error @ BuildError::Stack { .. }) => error.to_string(),
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(Self { not_compiled: Some(reason), ..Self::of_stack(recipe, model, default)? })
+    }
+
+    /// Takes the stack that serves what cannot be compiled.
+    pub fn of_default(recipe: &Recipe, reason: String) -> Result<Self, BuildError> {
+        let model = Model::open_selected(&recipe.model, &recipe.saved_model)?;
+        let default = default_stack(model.format);
+        Ok(Self { not_compiled: Some(reason), ..Self::of_stack(recipe, model, default)? })
+    }
+
+    /// Checks a model against a stack.
+    fn of_stack(recipe: &Recipe, model: Model, stack: &str) -> Result<Self, BuildError> {
+        let mut choice = Self::with_stack(recipe, Some(model), stack)?;
         let gpu = choice.stack.value.gpu.clone();
         if let (Some(model), Some(table)) = (&choice.model, &choice.stack.value.operators) {
             let loaded = Data::locate().operators(table)?;
@@ -223,14 +320,21 @@ impl Choice {
     }
 
     /// Finds the data files of a recipe's stack and base.
-    pub fn without_model(recipe: &Recipe, model: Option<Model>) -> Result<Self, BuildError> {
+    pub fn without_model(recipe: &Recipe) -> Result<Self, BuildError> {
+        Self::with_stack(recipe, None, recipe.stack.as_deref().unwrap_or(default_stack(Format::Onnx)))
+    }
+
+    fn with_stack(recipe: &Recipe, model: Option<Model>, stack: &str) -> Result<Self, BuildError> {
         let data = Data::locate();
-        let stack = data.template(
-            recipe.stack.as_deref().unwrap_or(default_stack(model.as_ref().map_or(Format::Onnx, |model| model.format))),
-        )?;
+        let stack = data.template(stack)?;
         check_stack(&stack.value, model.as_ref(), recipe)?;
+        let compiling = match (&stack.value.compiler, &model) {
+            (Some(compiler), Some(model)) => Some(compiling(recipe, &stack.value, compiler, model)?),
+            _ => None,
+        };
         let (base, base_image) = base_of(recipe, &data)?;
-        Ok(Self { model, stack, base, base_image, on_cpu: BTreeMap::new() })
+        let on_cpu = BTreeMap::new();
+        Ok(Self { model, stack, base, base_image, on_cpu, compiling, automatic: false, not_compiled: None })
     }
 
     /// What is to be pinned; how many of the packages are the stack's comes with it.
@@ -247,6 +351,10 @@ impl Choice {
             rewriting: rewriting(&self.stack.value, recipe),
             device_code: device_code(recipe),
             requests,
+            compiler: match (&self.stack.value.compiler, &self.compiling) {
+                (Some(compiler), Some(compiling)) => compiler.requests(&compiling.programs.python_version),
+                _ => Vec::new(),
+            },
             base_image: self.base_image.clone(),
         };
         Ok((request, stack_count))
@@ -283,8 +391,14 @@ impl Choice {
             _ => None,
         };
         let user = user_of(recipe, &base, parent.as_ref(), progress)?;
+        if let Some(reason) = &self.not_compiled {
+            progress.note(format!("stack {}, since {COMPILING_STACK} does not serve the model: {reason}", self.stack.value.name));
+        }
         Ok(Inputs {
             model: self.model,
+            compiling: self.compiling,
+            compiled: None,
+            not_compiled: self.not_compiled,
             stack: self.stack.value,
             base,
             parent,
@@ -305,6 +419,27 @@ fn provider_kernels(file: &str, provided: &[String]) -> Result<OperatorTable, Bu
     let mut kernels = OperatorTable::parse(&String::from_utf8_lossy(&loaded.value))?;
     kernels.provide(provided);
     Ok(kernels)
+}
+
+/// Where the library of a compiled model goes.
+fn model_library(recipe: &Recipe) -> ImagePath {
+    format!("/models/{}/libmodel.so", recipe.name).parse().expect("the name was checked")
+}
+
+/// How a model is compiled: for which rows and processor, and with what.
+fn compiling(
+    recipe: &Recipe,
+    stack: &StackTemplate,
+    compiler: &CompilerTemplate,
+    model: &Model,
+) -> Result<Compiling, BuildError> {
+    let Content::SavedModel(saved_model) = &model.content else {
+        let (what, expected) = ("ONNX models".to_owned(), "SavedModels".to_owned());
+        return Err(BuildError::Stack { stack: stack.name.clone(), what, expected });
+    };
+    let batch = Batch::of(saved_model, &model.path, &recipe.batch)?;
+    let processor = choose_processor(compiler, &stack.name, recipe.cpu.as_deref())?;
+    Ok(Compiling { batch, processor, programs: Programs::find()? })
 }
 
 /// The base's description, and the image that it is or names. An image gets what every base gets besides, as far as it lacks it.
@@ -360,6 +495,11 @@ fn check_stack(stack: &StackTemplate, model: Option<&Model>, recipe: &Recipe) ->
     if let Some(name) = recipe.packages.keys().find(|name| stack.packages.iter().all(|package| package.name != **name)) {
         let known: Vec<&str> = stack.packages.iter().map(|package| package.name.as_str()).collect();
         return Err(BuildError::NoPackage { stack: stack.name.clone(), name: name.clone(), known: known.join(", ") });
+    }
+    let pinned = [(!recipe.batch.is_empty(), "chosen sizes of batches"), (recipe.cpu.is_some(), "chosen processors")];
+    // Where the stack was chosen in place of one that compiles, what was meant for that one is moot.
+    if let Some((_, what)) = pinned.into_iter().find(|(asked, _)| *asked && stack.compiler.is_none() && recipe.stack.is_some()) {
+        return Err(wrong(what.to_owned(), "a stack that compiles ahead of time, `tf-xla-aot`".to_owned()));
     }
     let platform = recipe.platform;
     if !stack.platforms.contains(&platform) {

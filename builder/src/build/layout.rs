@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::warm::Xla;
 use super::{BuildError, Inputs};
+use crate::compiled::CompiledModel;
 use crate::digest::Digest;
 use crate::layer::{self, IndexKind};
 use crate::model::Content as ModelContent;
@@ -46,6 +47,9 @@ pub(super) fn lay_out_model(
     add_model(&mut ground, recipe, inputs, runtime, ready)?;
     if let Some(xla) = ready.xla {
         lay_out_compiled(&mut ground, xla)?;
+    }
+    if let Some(compiled) = &inputs.compiled {
+        describe_compiled(&mut ground, recipe, compiled)?;
     }
     for extra in &recipe.files {
         let (digest, size) = layer::digest_file(&extra.from, store)
@@ -186,6 +190,20 @@ fn lay_out_compiled(ground: &mut Ground<'_>, xla: &Xla) -> Result<(), BuildError
     Ok(())
 }
 
+/// What belongs to the library of a compiled model: its description, and the licences of what is linked into it.
+fn describe_compiled(ground: &mut Ground<'_>, recipe: &Recipe, compiled: &CompiledModel) -> Result<(), BuildError> {
+    let path = format!("/models/{}/model.json", recipe.name).parse()?;
+    let provenance = Provenance::generated(LayerName::Compiled, "what the compiled model takes and gives, and what runs it");
+    ground.add(path, in_memory(compiled.description.clone()), 0o644, provenance)?;
+    for (licence, text) in &compiled.licences {
+        let kind = Kind::File { content: Content::Disk(text.path.clone()), size: text.size, digest: Some(text.digest) };
+        let origin = compiled.package.pin.origin();
+        let provenance = Provenance { layer: LayerName::Compiled, origin, reason: licence.reason.clone() };
+        ground.add(licence.to.at(recipe.platform), kind, 0o644, provenance)?;
+    }
+    Ok(())
+}
+
 /// The server's file: sorted keys, so that equal options are equal bytes.
 fn server_config(
     recipe: &Recipe,
@@ -204,7 +222,9 @@ fn server_config(
         ModelContent::SavedModel(saved) => {
             config.insert("backend".to_owned(), Value::from(inputs.stack.backend.clone()));
             config.insert("model_path".to_owned(), Value::from(folder.to_string()));
-            config.insert("saved_model_tags".to_owned(), Value::from(saved.tags.clone()));
+            if inputs.compiled.is_none() {
+                config.insert("saved_model_tags".to_owned(), Value::from(saved.tags.clone()));
+            }
             config.insert("signature".to_owned(), Value::from(saved.signature.clone()));
             if let Some(xla) = ready.xla {
                 let mode = if xla.report.mode == XlaMode::Auto { "auto" } else { "off" };

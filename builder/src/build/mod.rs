@@ -23,7 +23,7 @@ use sizes::Findings;
 use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory, timestamp};
 use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
 use crate::lock::{Lock, LockError, LockMode};
-use crate::model::{Content, Model};
+use crate::model::Content;
 use crate::optimize;
 use crate::parent::Parent;
 use crate::plan;
@@ -87,7 +87,7 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     let compression: CompressionChoice = recipe.compression.parse()?;
     let Foundation { mut inputs, runtime, tree: below, finished } = match &options.published {
         Some(published) => Foundation::of_published(recipe, options, compression, published, progress)?,
-        None => Foundation::of_packages(Choice::of(recipe)?, recipe, options, store, progress)?,
+        None => Foundation::of_model(recipe, options, store, progress)?,
     };
     gpu::tell(recipe, &inputs, progress);
     let prepared = optimize::prepare(recipe, &inputs, &runtime, store, progress)?;
@@ -97,7 +97,7 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     let lay_out = |xla: Option<&Xla>| {
         layout::lay_out_model(below.clone(), recipe, &inputs, &runtime, &Ready { prepared: &prepared, xla }, store)
     };
-    let mut xla = xla(recipe, inputs.model())?;
+    let mut xla = xla(recipe, &inputs)?;
     let mut tree = lay_out(xla.as_ref())?;
     let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
     let mut written = write_layers(&tree, finished.clone(), &format, store, progress)?;
@@ -160,10 +160,13 @@ pub fn build_shared(
             return Err(PublishedError::Recipe { name: name(), what }.into());
         }
     }
-    let choice = Choice::without_model(recipe, None)?;
+    let choice = Choice::without_model(recipe)?;
     gpu::check_shared(recipe, &choice.stack.value, name)?;
     if choice.base_image.is_some() {
         return Err(PublishedError::Recipe { name: name(), what: ON_IMAGE }.into());
+    }
+    if choice.stack.value.compiler.is_some() {
+        return Err(PublishedError::Recipe { name: name(), what: COMPILING }.into());
     }
     let Foundation { inputs, runtime, tree, finished } = Foundation::of_packages(choice, recipe, options, store, progress)?;
     let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
@@ -192,6 +195,8 @@ pub fn build_shared(
 
 /// Bases that are images: their layers are referenced where they are anyway.
 const ON_IMAGE: &str = "a base that is an image";
+/// Stacks that compile: what is below their models is a few megabytes, and which libraries it needs follows from the model.
+const COMPILING: &str = "a stack that compiles models, which have no runtime to share";
 const TITLE: &str = "org.opencontainers.image.title";
 
 type Written = Vec<(LayerName, LayerOutcome)>;
@@ -207,6 +212,18 @@ struct Foundation {
 }
 
 impl Foundation {
+    /// Compiles the model where that can be; where it turns out that it cannot, and nobody asked for it, takes the other stack.
+    fn of_model(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &Progress) -> Result<Self, BuildError> {
+        let choice = Choice::of(recipe, options)?;
+        let automatic = choice.automatic;
+        match Self::of_packages(choice, recipe, options, store, progress) {
+            Err(BuildError::Compile(error)) if automatic && error.is_refusal() => {
+                Self::of_packages(Choice::of_default(recipe, error.to_string())?, recipe, options, store, progress)
+            }
+            made => made,
+        }
+    }
+
     fn of_packages(
         choice: Choice,
         recipe: &Recipe,
@@ -214,7 +231,8 @@ impl Foundation {
         store: &Store,
         progress: &Progress,
     ) -> Result<Self, BuildError> {
-        let inputs = choice.obtain(recipe, options, store, progress)?;
+        let mut inputs = choice.obtain(recipe, options, store, progress)?;
+        inputs.compile(recipe, options, store, progress)?;
         let runtime = Runtime::resolve(&inputs.runtime_request(recipe), store, progress)?;
         let tree = layout::lay_out_runtime(recipe, &inputs, &runtime)?;
         Ok(Self { inputs, runtime, tree, finished: Written::new() })
@@ -228,11 +246,14 @@ impl Foundation {
         published: &PublishedRuntime,
         progress: &Progress,
     ) -> Result<Self, BuildError> {
-        let choice = Choice::of(recipe)?;
+        let choice = Choice::of(recipe, options)?;
         if choice.base_image.is_some() {
             return Err(PublishedError::Recipe { name: published.name.clone(), what: ON_IMAGE }.into());
         }
         gpu::check_shared(recipe, &choice.stack.value, || published.name.clone())?;
+        if choice.stack.value.compiler.is_some() {
+            return Err(PublishedError::Recipe { name: published.name.clone(), what: COMPILING }.into());
+        }
         let own = Lock::load(&recipe.lock_path())?;
         if own.is_none() && options.lock == LockMode::Locked {
             return Err(LockError::Missing { path: recipe.lock_path() }.into());
@@ -312,11 +333,11 @@ fn write_again(
     Ok(written)
 }
 
-/// What XLA does, for models that it can compile.
-fn xla(recipe: &Recipe, model: &Model) -> Result<Option<Xla>, BuildError> {
-    match &model.content {
-        Content::SavedModel(model) => Xla::choose(recipe, model.must_compile).map(Some),
-        Content::Onnx(_) => Ok(None),
+/// What XLA does when the image starts, for models that it can compile and has not compiled before.
+fn xla(recipe: &Recipe, inputs: &Inputs) -> Result<Option<Xla>, BuildError> {
+    match &inputs.model().content {
+        Content::SavedModel(model) if inputs.compiled.is_none() => Xla::choose(recipe, model.must_compile).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -7,8 +7,8 @@ use crate::image::Image;
 use crate::model::Model;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{
-    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, SCHEMA, SizeReport,
-    Totals, VERSION, XlaReport,
+    BASE_IMAGE, Bytes, Composition, FileSize, ImageIdentity, LayerSize, Level, ModelIdentity, Optimization, PackageSize, SCHEMA,
+    SizeReport, Totals, VERSION, XlaReport,
 };
 use crate::runtime::Runtime;
 use crate::tree::{LayerName, Origin, Tree};
@@ -102,13 +102,33 @@ pub(super) fn report(
         totals,
         levels: levels(recipe.minimize, inputs.stack.depends_on_model(), runtime, &files),
         layers,
-        packages: runtime.packages.clone(),
+        packages: packages(inputs, runtime),
         files,
         omitted: runtime.omitted.clone(),
         links: runtime.links.clone(),
         gpu: gpu::report(recipe, inputs),
         xla: found.xla,
+        compiled: inputs.compiled.as_ref().map(|compiled| compiled.report.clone()),
+        not_compiled: inputs.not_compiled.clone(),
     }
+}
+
+/// The packages that files are from, that of which parts are linked into a compiled model among them.
+fn packages(inputs: &Inputs, runtime: &Runtime) -> Vec<PackageSize> {
+    let mut packages = runtime.packages.clone();
+    if let Some(compiled) = &inputs.compiled {
+        let pin = &compiled.package.pin;
+        packages.push(PackageSize {
+            name: pin.name.clone(),
+            version: pin.version.clone(),
+            digest: pin.sha256,
+            license: Some(compiled.package.spdx.clone()),
+            download: pin.size,
+            installed: compiled.package.installed,
+            taken: compiled.licences.iter().map(|(_, text)| text.size).sum(),
+        });
+    }
+    packages
 }
 
 fn files(tree: &Tree, written: &Written) -> Vec<FileSize> {

@@ -95,7 +95,7 @@ pub struct RecipeArgs {
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
 
-    /// Runtime stack: auto, onnx-cpu, onnx-cuda, onnx-tensorrt, onnx-tensorrt-rtx or tf-xla
+    /// Runtime stack: auto, onnx-cpu, onnx-cuda, onnx-tensorrt, onnx-tensorrt-rtx, tf-xla or tf-xla-aot
     #[arg(long, value_name = "STACK")]
     pub stack: Option<String>,
 
@@ -157,6 +157,8 @@ pub struct RegistryArgs {
       serves a SavedModel with TensorFlow, compiled by XLA if that is faster
   imgbuild build model.onnx --stack onnx-cuda --gpu sm_75
       runs the model on a T4, with the device code of that GPU alone
+  imgbuild build saved_model --stack tf-xla-aot --batch 1,8
+      compiles a SavedModel into a library of its own, for batches of 1 and 8 rows
   imgbuild build --locked --offline
       builds imgbuild.toml from the store alone, with exactly the pinned inputs
   imgbuild build model.onnx --platform linux/amd64,linux/arm64 --server imgserve-{arch} -t localhost:5000/acme/magika:1 --push
@@ -222,6 +224,14 @@ pub struct BuildArgs {
     /// Whether XLA compiles a SavedModel [default: auto]
     #[arg(long, value_enum, value_name = "MODE")]
     pub xla: Option<XlaChoice>,
+
+    /// Sizes of batches that a SavedModel is compiled for ahead of time, such as 1,8,32; a request gets the smallest that holds it
+    #[arg(long, value_name = "ROWS", value_delimiter = ',')]
+    pub batch: Vec<u64>,
+
+    /// Processor that a SavedModel is compiled for ahead of time: x86-64-v2, x86-64-v3, x86-64-v4, or native, the highest of them that this machine is [default: x86-64-v3]
+    #[arg(long, value_name = "LEVEL")]
+    pub cpu: Option<String>,
 
     /// Do not run the image while it is built, so that nothing is compiled ahead
     #[arg(long)]

@@ -77,6 +77,8 @@ pub(super) fn overrides_of(args: &BuildArgs, platform: Option<Platform>) -> Over
         bind: args.no_bind.then_some(false),
         xla: args.xla,
         warm: args.no_warm.then_some(false),
+        batch: (!args.batch.is_empty()).then(|| args.batch.clone()),
+        cpu: args.cpu.clone(),
         ..overrides(&args.recipe, platform)
     }
 }

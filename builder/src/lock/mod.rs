@@ -58,6 +58,9 @@ pub struct Lock {
     /// The inputs, in the order of the data files.
     #[serde(rename = "input", default)]
     pub inputs: Vec<Pin>,
+    /// The packages of the compiler, where the stack compiles models: they make what is in the image and are not in it.
+    #[serde(rename = "compiler", default, skip_serializing_if = "Vec::is_empty")]
+    pub compiler: Vec<Pin>,
 }
 
 /// The inference server.

@@ -41,6 +41,8 @@ pub struct LockRequest {
     pub device_code: Option<DeviceCodePin>,
     /// The packages to pin, in order.
     pub requests: Vec<Request>,
+    /// The packages of the compiler, where the stack has one.
+    pub compiler: Vec<Request>,
     /// The image that everything is put upon, where the base is one.
     pub base_image: Option<ParentName>,
 }
@@ -129,20 +131,26 @@ impl Lock {
         if mode == LockMode::Locked && old.is_none() {
             return Err(LockError::Missing { path: path.to_owned() });
         }
-        let keep = |wanted: &Request| {
+        let requests: Vec<&Request> = request.requests.iter().chain(&request.compiler).collect();
+        let keep = |(at, wanted): (usize, &&Request)| {
             let lock = old.as_ref().filter(|_| mode != LockMode::Update)?;
-            lock.inputs.iter().find(|pin| fits(pin, wanted, request.platform)).cloned()
+            let known = if at < request.requests.len() { &lock.inputs } else { &lock.compiler };
+            known.iter().find(|pin| fits(pin, wanted, request.platform)).cloned()
         };
-        let mut pins: Vec<Option<Pin>> = request.requests.iter().map(keep).collect();
+        let mut pins: Vec<Option<Pin>> = requests.iter().enumerate().map(keep).collect();
         let missing: Vec<usize> = (0..pins.len()).filter(|at| pins[*at].is_none()).collect();
-        let local = |at: &usize| matches!(request.requests[*at], Request::Local { .. });
+        let local = |at: &usize| matches!(requests[*at], Request::Local { .. });
         if mode == LockMode::Locked
             && let Some(at) = missing.iter().find(|at| !local(at))
         {
-            let reason = format!("it does not pin `{}` as the stack and base ask for it", request.requests[*at].name());
+            let reason = format!(
+                "it does not pin `{}` as {} for it",
+                requests[*at].name(),
+                asking(requests[*at], *at >= request.requests.len())
+            );
             return Err(LockError::Stale { path: path.to_owned(), reason });
         }
-        let wanted: Vec<Request> = missing.iter().map(|at| request.requests[*at].clone()).collect();
+        let wanted: Vec<Request> = missing.iter().map(|at| requests[*at].clone()).collect();
         if !wanted.is_empty() {
             for (at, pin) in missing.into_iter().zip(chooser.choose(&wanted, request.platform)?) {
                 pins[at] = Some(pin);
@@ -150,6 +158,8 @@ impl Lock {
         }
         let name = request.base_image.as_ref();
         let base_image = name.map(|name| pin_base(path, name, old.as_ref(), mode, chooser)).transpose()?;
+        let mut pins: Vec<Pin> = pins.into_iter().flatten().collect();
+        let compiler = pins.split_off(request.requests.len());
         let lock = Self {
             version: VERSION,
             format: FORMAT_VERSION,
@@ -162,7 +172,8 @@ impl Lock {
             device_code: request.device_code.clone(),
             optimized: old.as_ref().filter(|_| mode != LockMode::Update).and_then(|lock| lock.optimized.clone()),
             base_image,
-            inputs: pins.into_iter().flatten().collect(),
+            inputs: pins,
+            compiler,
         };
         let changes = lock.changes_since(old.as_ref());
         match old {
@@ -228,10 +239,15 @@ impl Lock {
             .then(|| format!("its server is {}, and the one at hand is {}", self.server.sha256, needed.server.sha256))
     }
 
+    /// What goes into the image, then what only makes it.
+    pub(crate) fn packages(&self) -> impl Iterator<Item = &Pin> {
+        self.inputs.iter().chain(&self.compiler)
+    }
+
     fn changes_since(&self, old: Option<&Self>) -> Vec<String> {
         let pinned_base = |pin: &ParentPin| format!("pinned {} {}", pin.name, pin.sha256.short());
         let Some(old) = old else {
-            let packages = self.inputs.iter().map(|pin| format!("pinned {} {}", pin.name, pin.version));
+            let packages = self.packages().map(|pin| format!("pinned {} {}", pin.name, pin.version));
             return self.base_image.iter().map(pinned_base).chain(packages).collect();
         };
         let mut changes = Vec::new();
@@ -242,8 +258,8 @@ impl Lock {
             (Some(pin), before) if before.as_ref() != Some(pin) => changes.push(pinned_base(pin)),
             _ => {}
         }
-        for pin in &self.inputs {
-            match old.inputs.iter().find(|before| before.name == pin.name && before.kind == pin.kind) {
+        for pin in self.packages() {
+            match old.packages().find(|before| before.name == pin.name && before.kind == pin.kind) {
                 None => changes.push(format!("pinned {} {}", pin.name, pin.version)),
                 Some(before) if before.version != pin.version => {
                     changes.push(format!("{} {} → {}", pin.name, before.version, pin.version));
@@ -252,8 +268,8 @@ impl Lock {
                 Some(_) => {}
             }
         }
-        for before in &old.inputs {
-            if !self.inputs.iter().any(|pin| pin.name == before.name && pin.kind == before.kind) {
+        for before in old.packages() {
+            if !self.packages().any(|pin| pin.name == before.name && pin.kind == before.kind) {
                 changes.push(format!("dropped {} {}", before.name, before.version));
             }
         }
@@ -273,6 +289,14 @@ impl Lock {
     }
 }
 
+/// Who asks for a package that a lock lacks, and for which Python, in words.
+fn asking(request: &Request, of_compiler: bool) -> String {
+    match request {
+        Request::Wheel { tags, .. } if of_compiler => format!("the stack's compiler on Python {} asks", tags.python),
+        _ => "the stack and base ask".to_owned(),
+    }
+}
+
 /// What a lock says about the rewriting of libraries, in words.
 fn rewriting(pin: Option<RewritingPin>) -> String {
     pin.map_or_else(|| "not rewritten".to_owned(), |pin| format!("rewritten in {pin}"))
@@ -287,12 +311,14 @@ fn device_code(pin: Option<&DeviceCodePin>) -> String {
 fn fits(pin: &Pin, wanted: &Request, platform: Platform) -> bool {
     let version_fits = |version: &Option<String>| version.as_ref().is_none_or(|version| *version == pin.version);
     match wanted {
-        Request::Wheel { name, version, .. } => {
-            let built_for = pin.file.parse::<WheelName>().map(|wheel| wheel.platform).unwrap_or_default();
+        Request::Wheel { name, version, tags } => {
+            let Ok(wheel) = pin.file.parse::<WheelName>() else { return false };
+            let built_for = &wheel.platform;
             pin.kind == SourceKind::Pip
                 && pin.name == *name
                 && version_fits(version)
                 && (built_for == "any" || built_for.ends_with(platform.machine()))
+                && wheel.runs_on(&tags.python)
         }
         Request::Debian { name, version } => {
             let built_for = pin.file.parse::<DebName>().map(|package| package.architecture).unwrap_or_default();

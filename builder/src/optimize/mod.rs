@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::build::Inputs;
+use crate::compiled::CompiledModel;
 use crate::digest::Digest;
 use crate::layer;
 use crate::lock::OptimizedPin;
@@ -80,6 +81,9 @@ pub fn prepare(
     store: &Store,
     progress: &Progress,
 ) -> Result<Prepared, OptimizeError> {
+    if let Some(compiled) = &inputs.compiled {
+        return Ok(Prepared::compiled(recipe, inputs, compiled));
+    }
     let mut prepared = Prepared::untouched(recipe, inputs, store)?;
     if inputs.model().format == Format::SavedModel {
         if recipe.optimize != Optimize::Off && !prepared.deduplicate(store)? {
@@ -106,6 +110,29 @@ pub fn prepare(
 }
 
 impl Prepared {
+    /// The weights of a model that was compiled: what is left of its files.
+    fn compiled(recipe: &Recipe, inputs: &Inputs, compiled: &CompiledModel) -> Self {
+        let weights = compiled.weights.iter().map(|weights| PreparedFile {
+            location: "weights".to_owned(),
+            path: weights.path.clone(),
+            digest: weights.digest,
+            size: weights.size,
+            reason: "weights of the SavedModel, which the compiled model maps".to_owned(),
+        });
+        let mapped = compiled.report.weights;
+        let report = Optimization {
+            asked: recipe.optimize,
+            done: Optimize::Off,
+            left: Some("the model is compiled ahead of time".to_owned()),
+            runtime: None,
+            cpu: None,
+            mapped,
+            before: inputs.model().total_size(),
+            after: mapped,
+        };
+        Self { files: weights.collect(), options: BTreeMap::new(), pin: None, report }
+    }
+
     /// The files as they are.
     fn untouched(recipe: &Recipe, inputs: &Inputs, store: &Store) -> Result<Self, OptimizeError> {
         let model = inputs.model();

@@ -63,6 +63,10 @@ pub struct SavedModelSection {
     pub xla: Option<XlaChoice>,
     /// Whether the image is run once while it is built.
     pub warm: Option<bool>,
+    /// Sizes of batches to compile for.
+    pub batch: Option<Vec<u64>>,
+    /// The processor to compile for.
+    pub cpu: Option<String>,
 }
 
 /// `[runtime]`

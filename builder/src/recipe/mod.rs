@@ -189,6 +189,10 @@ pub struct Recipe {
     pub xla: XlaChoice,
     /// Whether the image is run once while it is built, so that XLA compiles ahead.
     pub warm: bool,
+    /// The sizes of batches that a SavedModel is compiled for ahead of time, rising; none leaves its shapes as they are.
+    pub batch: Vec<u64>,
+    /// The processor that it is compiled for; `None` leaves that to the stack.
+    pub cpu: Option<String>,
     /// The name the model is served under.
     pub name: String,
     /// The stack's name, or `None` to choose it from the model.
@@ -284,6 +288,10 @@ pub struct Overrides {
     pub xla: Option<XlaChoice>,
     /// Whether the image is run once while it is built.
     pub warm: Option<bool>,
+    /// Sizes of batches to compile for.
+    pub batch: Option<Vec<u64>>,
+    /// The processor to compile for.
+    pub cpu: Option<String>,
 }
 
 /// What is wrong with a recipe.
@@ -396,6 +404,8 @@ impl Recipe {
         }
         let xla = overrides.xla.or(written.saved_model.xla).unwrap_or_default();
         let warm = overrides.warm.or(written.saved_model.warm).unwrap_or(true);
+        let batch = batch(overrides.batch.or_else(|| written.saved_model.batch.clone()).unwrap_or_default())?;
+        let cpu = overrides.cpu.or_else(|| written.saved_model.cpu.clone());
         let saved_model = written.saved_model.selection()?;
         let gpus = gpus(overrides.gpus, &written.runtime.gpu)?;
         let prune_vendor = overrides.prune_vendor.or(written.runtime.prune_vendor).unwrap_or(false);
@@ -409,6 +419,8 @@ impl Recipe {
             saved_model,
             xla,
             warm,
+            batch,
+            cpu,
             name,
             stack: overrides.stack.or(written.stack).filter(|stack| stack != "auto"),
             base,
@@ -497,6 +509,18 @@ impl SavedModelSection {
         }
         Ok(Selection { tags, signature: self.signature })
     }
+}
+
+/// Sizes of batches, each once and rising.
+fn batch(mut sizes: Vec<u64>) -> Result<Vec<u64>, RecipeError> {
+    // More rows than that are no batch, and XLA counts elements in 64 bits.
+    const LARGEST: u64 = 65_536;
+    if let Some(size) = sizes.iter().find(|size| !(1..=LARGEST).contains(*size)) {
+        return Err(field("batch", &size.to_string(), "numbers from 1 to 65536"));
+    }
+    sizes.sort_unstable();
+    sizes.dedup();
+    Ok(sizes)
 }
 
 fn parse_user(text: &str) -> Result<User, RecipeError> {

@@ -66,6 +66,30 @@ pub struct SizeReport {
     /// What XLA does, for stacks that have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xla: Option<XlaReport>,
+    /// How the model was compiled ahead of time, for stacks that do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiled: Option<CompiledReport>,
+    /// Why the stack that was tried first does not serve the model, where the stack was left to the builder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_compiled: Option<String>,
+}
+
+/// How a model was compiled ahead of time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompiledReport {
+    /// What compiled it.
+    pub by: String,
+    /// The C++ compiler that compiled the runtime and linked it.
+    pub linked_by: String,
+    /// The processor that it was compiled for.
+    pub processor: String,
+    /// The sizes of batches; none where shapes are static.
+    pub rows: Vec<u64>,
+    /// Bytes of the library.
+    pub library: u64,
+    /// Bytes of the weights.
+    pub weights: u64,
 }
 
 /// The GPU that an image is for.

@@ -75,6 +75,14 @@ pub fn render(report: &SizeReport) -> String {
     if let Some(xla) = &report.xla {
         line(format!("xla: {}", compiled(xla)));
     }
+    if let Some(model) = &report.compiled {
+        let rows: Vec<String> = model.rows.iter().map(ToString::to_string).collect();
+        let rows = if rows.is_empty() { String::new() } else { format!(", batches of {}", rows.join(", ")) };
+        line(format!("compiled: for {}{rows}, by {} and {}", model.processor, model.by, model.linked_by));
+    }
+    if let Some(reason) = &report.not_compiled {
+        line(format!("not compiled ahead of time: {reason}"));
+    }
     text
 }
 

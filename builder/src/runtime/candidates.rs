@@ -206,6 +206,9 @@ impl Candidates {
             candidates.add(Candidate::of_disk(path.clone(), file, LayerName::Model, origin, store)?);
             candidates.custom_operators.push(path);
         }
+        if let Some((path, file)) = &request.model_library {
+            candidates.add(Candidate::of_disk(path.clone(), file, LayerName::Compiled, Origin::Generated, store)?);
+        }
         if let Some(parent) = request.parent {
             let opens = request.stack.opens.iter().chain(&request.base.opens).map(|rule| rule.opens.as_str());
             let opens: Vec<&str> = opens.chain(request.stack.entry.iter().map(String::as_str)).collect();

@@ -14,7 +14,7 @@ mod rewriting;
 pub use error::RuntimeError;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::fatbin::Sm;
 use crate::link::{Closure, EntryPoint, InjectedLibrary, InjectedList, LinkError, LinkProof, RuntimeOpen, Step, prove};
@@ -55,6 +55,8 @@ pub struct RuntimeRequest<'a> {
     pub server_version: String,
     /// Custom-operator libraries.
     pub custom_operators: &'a [PathBuf],
+    /// The library that the model was compiled into, and where it goes.
+    pub model_library: Option<(ImagePath, &'a Path)>,
     /// The model; none where layers are made that every model shares.
     pub model: Option<&'a Model>,
     /// For which platform.
@@ -266,6 +268,9 @@ fn opens(request: &RuntimeRequest<'_>, candidates: &Candidates) -> Vec<RuntimeOp
     for path in &candidates.custom_operators {
         opens.push(by_server(path.to_string(), "custom operators of the recipe"));
     }
+    if let Some((path, _)) = &request.model_library {
+        opens.push(by_server(path.to_string(), "the model, compiled ahead of time"));
+    }
     let names: Vec<&str> = candidates.files.values().map(|candidate| candidate.path.file_name()).collect();
     for rule in request.stack.opens.iter().chain(&request.base.opens) {
         for opened in names_of(&rule.opens, &names) {
@@ -284,7 +289,7 @@ fn opens(request: &RuntimeRequest<'_>, candidates: &Candidates) -> Vec<RuntimeOp
     // Last, and by the runtime: plug-ins among them use what it opens for everyone.
     let reason = if request.minimize == Minimize::Package { "every library of the package is taken" } else { "kept by request" };
     for path in &candidates.kept {
-        let from = request.stack.entry[0].clone();
+        let from = request.stack.entry.first().cloned().unwrap_or_else(|| SERVER_PATH.to_owned());
         opens.push(RuntimeOpen { from, opens: path.clone(), optional: false, global: false, reason: reason.to_owned() });
     }
     opens

@@ -30,5 +30,6 @@ pub use local::Local;
 pub use obtain::{Reach, Request, Source, Sources, WheelTags};
 pub use pin::{DebName, NameError, Pin, SourceKind, WheelName};
 pub use pip::Pip;
+pub(crate) use tool::Ended;
 pub use tool::Environment;
 pub(crate) use tool::mask;

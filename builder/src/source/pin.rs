@@ -160,6 +160,14 @@ pub struct WheelName {
     pub platform: String,
 }
 
+impl WheelName {
+    /// Whether it was made for a version of CPython such as `3.11`, for every one, or with the stable interface.
+    pub(crate) fn runs_on(&self, python: &str) -> bool {
+        let this = format!("cp{}", python.replace('.', ""));
+        self.abi.split('.').any(|abi| matches!(abi, "abi3" | "none") || *abi == this)
+    }
+}
+
 impl FromStr for WheelName {
     type Err = NameError;
 

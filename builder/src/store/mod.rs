@@ -5,6 +5,7 @@
 //! blobs/sha256/HEX           a finished blob, read-only
 //! stamps/sha256/HEX          how that file looked when its digest was last checked
 //! records/KIND/KEY           small JSON facts that can be computed again, each behind its own digest
+//! folders/KIND/KEY           folders that can be made again, such as a compiler's unpacked packages; `KEY.used` is touched by each use
 //! tmp/                       files being written
 //! ```
 //! A blob exists only finished: it is written to `tmp/`, hashed on the way, synced and renamed, so that a killed build leaves
@@ -153,6 +154,35 @@ impl Store {
         content.push(b'\n');
         content.extend_from_slice(body);
         self.write_atomically(&path, &content)
+    }
+
+    /// Finds a folder that was made under a key, or has it made: filled elsewhere and renamed when it is complete.
+    ///
+    /// # Errors
+    /// Those of `make`, and where the store cannot be written.
+    pub fn folder<E: From<StoreError>>(
+        &self,
+        kind: &str,
+        key: &Digest,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        let parent = self.root.join("folders").join(kind);
+        fs::create_dir_all(&parent).map_err(io_error("create the folder", &parent))?;
+        let path = parent.join(key.hex());
+        if !path.is_dir() {
+            let scratch = self.scratch_folder()?;
+            let inner = scratch.path().join("folder");
+            fs::create_dir(&inner).map_err(io_error("create the folder", &inner))?;
+            make(&inner)?;
+            match fs::rename(&inner, &path) {
+                // Another build was faster, and made the same.
+                Err(_) if path.is_dir() => {}
+                renamed => renamed.map_err(io_error("rename", &inner))?,
+            }
+        }
+        let used = parent.join(format!("{}.used", key.hex()));
+        fs::write(&used, b"").map_err(io_error("write", &used))?;
+        Ok(path)
     }
 
     fn record_path(&self, kind: &str, key: &Digest) -> PathBuf {

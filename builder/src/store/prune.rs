@@ -73,6 +73,7 @@ impl Store {
             pruned.files += 1;
             pruned.bytes += usage.size;
         }
+        self.prune_folders(idle_longer_than, &mut pruned)?;
         let scratch = self.scratch();
         for entry in fs::read_dir(&scratch).map_err(io_error("read", &scratch))? {
             let entry = entry.map_err(io_error("read", &scratch))?;
@@ -91,6 +92,34 @@ impl Store {
             pruned.bytes += metadata.len();
         }
         Ok(pruned)
+    }
+
+    /// Removes made folders that no build used for so long.
+    fn prune_folders(&self, idle_longer_than: Duration, pruned: &mut Pruned) -> Result<(), StoreError> {
+        for entry in walkdir::WalkDir::new(self.root().join("folders")).min_depth(2).max_depth(2).into_iter().flatten() {
+            let used = entry.path();
+            let Some(folder) = used.to_str().and_then(|path| path.strip_suffix(".used")).map(std::path::PathBuf::from) else {
+                continue;
+            };
+            if !entry.metadata().is_ok_and(|metadata| idle(&metadata) >= idle_longer_than) {
+                continue;
+            }
+            for file in walkdir::WalkDir::new(&folder).into_iter().flatten().filter(|file| file.file_type().is_file()) {
+                pruned.files += 1;
+                pruned.bytes += file.metadata().map_or(0, |metadata| metadata.len());
+            }
+            // Out of the way first: a folder that is there is complete.
+            let away = self.scratch_folder()?;
+            match fs::rename(&folder, away.path().join("folder")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &folder)(error)),
+                _ => {}
+            }
+            let removed = fs::remove_file(used);
+            removed
+                .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+                .map_err(io_error("remove", used))?;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 //! `base-images/`. Both are built into the program; a folder beside it or `IMGBUILD_DATA` takes precedence, file by file.
 
 mod base;
+mod compiler;
 mod data;
 mod gpu;
 mod matrix;
@@ -17,6 +18,7 @@ pub mod strict;
 mod tests;
 
 pub use base::{BaseImage, BasePackage, Contents, Directory, FileSource, GeneratedFile, Link, ReleaseRule, User};
+pub use compiler::{CompilerPackage, CompilerTemplate, Licence, Processor, RuntimePart};
 pub use data::{Data, Loaded};
 pub use gpu::{DeviceCode, Gpu};
 pub use matrix::{Accepts, VersionRange, VersionRangeError, check_files};

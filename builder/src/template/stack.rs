@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::gpu::{DeviceCode, Gpu};
 use super::matrix::Accepts;
 use super::strict::parse_versioned;
-use super::{PathTemplate, TemplateError};
+use super::{CompilerTemplate, PathTemplate, TemplateError};
 use crate::model::Model;
 use crate::platform::Platform;
 use crate::recipe::Minimize;
@@ -39,7 +39,8 @@ pub struct StackTemplate {
     pub operators: Option<String>,
     /// Which wheels fit.
     pub wheels: Option<WheelTags>,
-    /// The sonames of the libraries that the server opens: the closure begins with them.
+    /// The sonames of the libraries that the server opens: the closure begins with them. None where models are compiled.
+    #[serde(default)]
     pub entry: Vec<String>,
     /// Where its libraries go.
     pub library_folder: PathTemplate,
@@ -49,8 +50,10 @@ pub struct StackTemplate {
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
     /// The packages it is made of.
-    #[serde(rename = "package")]
+    #[serde(default, rename = "package")]
     pub packages: Vec<StackPackage>,
+    /// What compiles models into libraries of their own, for stacks that have no runtime to open.
+    pub compiler: Option<CompilerTemplate>,
     /// What its libraries open while they run.
     #[serde(default)]
     pub opens: Vec<Opens>,
@@ -265,8 +268,10 @@ impl StackTemplate {
     pub fn parse(text: &str, file: &str) -> Result<Self, TemplateError> {
         let template: Self = parse_versioned(text, file, FORMAT)?;
         let inconsistent = |reason: String| TemplateError::Inconsistent { file: file.to_owned(), reason };
-        if template.entry.is_empty() {
-            return Err(inconsistent("`entry` names no library".to_owned()));
+        match &template.compiler {
+            Some(compiler) => compiler.check(inconsistent)?,
+            None if template.entry.is_empty() => return Err(inconsistent("`entry` names no library".to_owned())),
+            None => {}
         }
         if template.wheels.is_none() && template.packages.iter().any(|package| package.source == PackageSource::Pip) {
             return Err(inconsistent("a package comes from `pip`, but `wheels` does not say which wheels fit".to_owned()));

@@ -47,13 +47,13 @@ pub const KEYS: &[Key] = &[
     key(
         "model_path",
         Kind::Text,
-        "model file, or folder of a SavedModel [/models/<model_name>/model.onnx, /models/<model_name>]",
+        "model file, or folder of a SavedModel or of a compiled model [/models/<model_name>/model.onnx, /models/<model_name>]",
     ),
-    key("backend", Kind::Text, "runtime: onnxruntime or tensorflow [onnxruntime]"),
+    key("backend", Kind::Text, "runtime: onnxruntime, tensorflow, or compiled for a model that is a library [onnxruntime]"),
     key(
         "library",
         Kind::Text,
-        "the runtime's library: a path, or a name for the loader to find [libonnxruntime.so.1, libtensorflow_cc.so.2]",
+        "the runtime's library: a path, or a name for the loader to find [libonnxruntime.so.1, libtensorflow_cc.so.2, libmodel.so in model_path]",
     ),
     key("saved_model_tags", Kind::List, "tags of the graph of a SavedModel [serve]"),
     key("signature", Kind::Text, "signature of a SavedModel that is served [serving_default]"),

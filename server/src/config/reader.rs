@@ -110,7 +110,7 @@ impl Reader {
             let folder = Path::new("/models").join(&name);
             match runtime {
                 RuntimeKind::OnnxRuntime => folder.join("model.onnx"),
-                RuntimeKind::TensorFlow => folder,
+                RuntimeKind::TensorFlow | RuntimeKind::Compiled => folder,
             }
         });
         Ok((name, path))

@@ -47,6 +47,8 @@ words! {
         OnnxRuntime = "onnxruntime",
         /// TensorFlow.
         TensorFlow = "tensorflow",
+        /// None: the model was compiled into a library of its own.
+        Compiled = "compiled",
     }
 }
 
@@ -56,6 +58,7 @@ impl RuntimeKind {
         match self {
             Self::OnnxRuntime => "libonnxruntime.so.1",
             Self::TensorFlow => "libtensorflow_cc.so.2",
+            Self::Compiled => "libmodel.so",
         }
     }
 }

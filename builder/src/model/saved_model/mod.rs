@@ -193,6 +193,11 @@ impl SavedModel {
         Ok(Some(Variables { tensors: checkpoint.tensors.len() as u64, bytes }))
     }
 
+    /// Whether it has variables of TensorFlow 1, which are no resources.
+    pub(crate) fn has_plain_variables(&self) -> bool {
+        VARIABLES.iter().filter(|name| **name != "VarHandleOp").any(|name| self.operators.contains_key(*name))
+    }
+
     /// Compares the operators with those that a runtime has.
     ///
     /// # Errors
