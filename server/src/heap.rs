@@ -23,6 +23,8 @@ pub(crate) fn prepare() {
         // Setting any of them keeps glibc from adapting the others, as it would do upon the first large block that is freed.
         libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_PAGES);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * STEP);
+        // Small blocks are merged as they are freed, and not all at once every time that a large one is freed: a graph's are many.
+        libc::mallopt(libc::M_MXFAST, 0);
     }
     let begin = end_of_heap();
     // More than is left of the first step, which was made before the settings.

@@ -53,7 +53,8 @@ def first_answer(start, name, body):
             except OSError:
                 pass
             time.sleep(0.002)
-        sys.exit(f"no answer within two minutes:\n{docker('logs', container)}")
+        logs = subprocess.run([docker.client, "logs", container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+        sys.exit(f"no answer within two minutes:\n{logs}")
     finally:
         docker("rm", "--force", container)
 
@@ -100,7 +101,8 @@ def main():
         return *run, "--env", f"IMGSERVE_PORT={port}", arguments.ours
 
     def theirs(port):
-        return *run, arguments.theirs, "python3", "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"
+        # TensorFlow's Python looks for a folder that it can write to.
+        return *run, "--tmpfs", "/tmp", arguments.theirs, "python3", "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"
 
     figures = {"pull": ([], []), "first answer, warm": ([], []), "first answer, cold": ([], [])}
     for _ in range(arguments.repeats):

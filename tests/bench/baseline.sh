@@ -16,7 +16,7 @@ start_docker
 start_registry
 note "building both images"
 theirs=$registry/theirs:1 ours=$registry/ours:1
-"$python_image" image magika.onnx "$theirs"
+"$python_image" image onnxruntime magika.onnx "$theirs"
 docker push --quiet "$theirs" >/dev/null
 unpacked=$(($(docker image inspect --format '{{.Size}}' "$theirs") - $(stat -c %s magika.onnx)))
 skopeo inspect --raw --tls-verify=false "docker://$theirs" >theirs.json

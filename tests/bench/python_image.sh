@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds, on this machine, the container image that people make today for a model: Debian slim, Python, `pip install`, an app.
 #
-#   python_image.sh image MODEL TAG            builds it with onnxruntime, fastapi and uvicorn in the Docker daemon of DOCKER_HOST
+#   python_image.sh image PACKAGE MODEL TAG    builds it in the Docker daemon of DOCKER_HOST with fastapi, uvicorn and PACKAGE:
+#                                              onnxruntime for an ONNX model, tensorflow-cpu for a SavedModel's folder
 #   python_image.sh size [--kept] [PACKAGE…]   prints "UNPACKED COMPRESSED" in bytes of Debian slim, Python and these packages
 #
 # No image is pulled. Debian slim is made by debootstrap from the archive that apt is configured for, and loses what Debian's own
@@ -15,7 +16,7 @@ root=$(cd "$here/../.." && pwd)
 cache=$root/build/bench
 serving=(fastapi uvicorn numpy)
 
-usage() { sed -n '4,5s/^# *//p' "$0" >&2; exit 64; }
+usage() { sed -n '4,6s/^# *//p' "$0" >&2; exit 64; }
 say() { echo "python_image.sh: $*" >&2; }
 
 # The tarball of Debian slim with Python, made once.
@@ -61,23 +62,24 @@ wheels() { # BASE PACKAGE…
   echo "$folder"
 }
 
-image() { # MODEL TAG
+image() { # PACKAGE MODEL TAG
   local tarball folder context server
   tarball=$(base)
-  folder=$(wheels "$tarball" onnxruntime "${serving[@]}")
+  folder=$(wheels "$tarball" "$1" "${serving[@]}")
   docker import "$tarball" imgbuild-bench/python-base:1 >/dev/null
   context=$(mktemp -d)
-  cp "$here/python-image/app.py" "$here/python-image/Dockerfile" "$context"
-  cp "$1" "$context/model.onnx"
+  cp "$here/python-image/Dockerfile" "$context"
+  cp -r "$here/python-image/$1" "$context/app"
+  if [ -d "$2" ]; then cp -r "$2" "$context/app/model"; else cp "$2" "$context/app/model.onnx"; fi
   # The packages are served on the loopback, so that they need no layer of their own.
   python3 -u -m http.server --bind 127.0.0.1 --directory "$folder" 0 >"$context.log" 2>/dev/null &
   server=$!
   trap 'kill '"$server"' 2>/dev/null || true; rm -rf '"$context $context.log" EXIT
   for _ in $(seq 100); do grep -q 'port ' "$context.log" && break; sleep 0.1; done
   # As the compressed layers of a registry count, the older builder's image is the same as BuildKit's.
-  DOCKER_BUILDKIT=0 docker build --quiet --network host --tag "$2" --build-arg BASE=imgbuild-bench/python-base:1 \
+  DOCKER_BUILDKIT=0 docker build --quiet --network host --tag "$3" --build-arg BASE=imgbuild-bench/python-base:1 \
     --build-arg WHEELS="http://127.0.0.1:$(sed -n 's/.*port \([0-9]*\).*/\1/p' "$context.log")/" \
-    --build-arg PACKAGES="onnxruntime ${serving[*]}" "$context" >&2
+    --build-arg PACKAGES="$1 ${serving[*]}" "$context" >&2
 }
 
 size() { # [--kept] PACKAGE…
@@ -106,7 +108,7 @@ size() { # [--kept] PACKAGE…
 }
 
 case "${1:-}" in
-  image) [ $# = 3 ] || usage; image "$2" "$3" ;;
+  image) [ $# = 4 ] && [ -d "$here/python-image/$2" ] || usage; image "$2" "$3" "$4" ;;
   size) shift; size "$@" ;;
   *) usage ;;
 esac

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# SavedModels: our image against Debian slim + Python + `pip install tensorflow-cpu fastapi uvicorn` (sizes, pull, start to first answer by
+# Docker), and steady answers with XLA and without, asked in turn.
+source "$(dirname "$0")/lib.sh"
+[ "$(id -u)" = 0 ] || { note "the Python image needs root"; exit 77; }
+command -v debootstrap >/dev/null || { note "the Python image needs debootstrap"; exit 77; }
+repeats=5 requests=200
+quick && repeats=1 requests=5
+cd "$work"
+"$root/tests/tools/venv.sh" "$root/build/venv-tf" "$root/tests/tools/requirements-tf.txt" >/dev/null
+[ -d "$cache/resnet50" ] || { "$root/build/venv-tf/bin/python" "$root/tests/tools/tensorflow_reference.py" --make resnet50 "$work/made" 2>/dev/null; mv "$work/made" "$cache/resnet50"; }
+cp -r "$cache/resnet50" resnet50
+cp -r "$("$root/tests/tools/fetch-models.sh" basic-pitch-saved-model)" basic-pitch
+start_docker
+start_registry
+theirs=$registry/theirs:1 ours=$registry/ours:1
+note "building both images"
+"$bench/python_image.sh" image tensorflow-cpu resnet50 "$theirs"
+docker push --quiet "$theirs" >/dev/null
+skopeo inspect --raw --tls-verify=false "docker://$theirs" >theirs.json
+unpacked=$(($(docker image inspect --format '{{.Size}}' "$theirs") - $(du -sb resnet50 | cut -f1)))
+# Docker before 23.0 reads no zstd layers.
+"$imgbuild" build -q resnet50 --stack tf-xla --compression gzip -t "$ours" --push --report gzip.json >/dev/null
+"$imgbuild" build -q resnet50 --stack tf-xla --report ours.json >/dev/null
+docker rmi imgbuild-bench/python-base:1 >/dev/null
+mkdir warmer
+cp "$(command -v busybox)" warmer/busybox
+tar -C warmer -cf - busybox | docker import - imgbuild-bench/warmer:1 >/dev/null
+emit <<'MD'
+## SavedModels against TensorFlow's Python
+
+ResNet50 of keras.applications (random weights) served by our image (`tf-xla`) and by Debian slim + Python +
+`pip install tensorflow-cpu fastapi uvicorn` + a small app. Sizes are without the model; compressed is zstd, the default, for ours and gzip for theirs.
+From `docker run` to the first answer as above.
+
+MD
+{
+  echo "| | imgbuild | Python image | ratio |"
+  echo "|---|--:|--:|--:|"
+  python3 - "$unpacked" <<'PY'
+import json, sys
+ours = json.load(open("ours.json"))["totals"]["without_model"]
+# The last layer is the app and the model.
+theirs = {"unpacked": int(sys.argv[1]), "compressed": sum(layer["size"] for layer in json.load(open("theirs.json"))["layers"][:-1])}
+for what in ("unpacked", "compressed"):
+    print(f"| {what} | {ours[what] / 1e6:.1f} MB | {theirs[what] / 1e6:.1f} MB | {theirs[what] / ours[what]:.1f} |")
+PY
+} | emit
+note "pulling and starting both"
+python3 -c 'import json; print(json.dumps({"inputs": [{"name": "keras_tensor", "datatype": "FP32", "shape": [1, 224, 224, 3], "data": [i % 251 / 250 for i in range(150528)]}]}))' >request.json
+python3 "$bench/baseline.py" --repeats "$repeats" --docker docker --body request.json --warmer imgbuild-bench/warmer:1 "$ours" resnet50 "$theirs" | emit
+emit <<'MD'
+
+Steady answers of two images that differ in XLA alone, both running, asked in turn, one request at a time:
+
+| model | without XLA, ms (median, spread) | with XLA, ms | without over with |
+|---|--:|--:|--:|
+MD
+for model in basic-pitch resnet50; do
+  note "$model with XLA and without"
+  for xla in off auto; do
+    "$imgbuild" build -q "$model" --stack tf-xla --xla "$xla" -o "oci:$model-$xla:1" --report "$model-$xla.json" >/dev/null
+  done
+  python3 "$bench/in_turn.py" --requests "$requests" --imgbuild "$imgbuild" "$model" "oci:$model-off:1" "oci:$model-auto:1" | emit
+done
+echo | emit
