@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use imgbuild_tests::{
-    build_folder, fail_with, has, imgbuild, imgserve_path, json_file, model, python, root, shared_store, succeed, text,
+    build_folder, fail_with, has, imgbuild, imgserve_path, json_file, python, root, shared_store, succeed, text,
 };
 
 use crate::saved_model::{in_store, judge, made, serve, tensorflow};
@@ -13,24 +13,40 @@ use crate::saved_model::{in_store, judge, made, serve, tensorflow};
 /// Builds in turn with the other tests: the first one fetches and unpacks the compiler for all.
 fn build(folder: &Path, model: &Path, arguments: &[&str]) -> serde_json::Value {
     let report = folder.join("size.json");
+    copy(model, folder);
     let mut command = imgbuild();
-    command.current_dir(folder).arg("build").arg(model).args(["--name", "m", "-o", "oci:image:1", "--report"]).arg(&report);
-    in_turn(command.args(arguments), |command| succeed(command));
+    command.current_dir(folder).args(["build", "model", "--name", "m", "-o", "oci:image:1", "--report"]).arg(&report);
+    in_turn(folder, command.args(arguments), succeed);
     json_file(&report)
 }
 
-fn in_turn<T>(command: &mut Command, run: impl Fn(&mut Command) -> T) -> T {
+/// Copies a model beside which a test may have a lock of its own.
+fn copy(model: &Path, folder: &Path) {
+    succeed(Command::new("cp").arg("-r").arg(model).arg(folder.join("model")));
+}
+
+/// Runs in turn with the other tests, with the pins of the first of them: choosing them anew would fetch them anew.
+fn in_turn<T>(folder: &Path, command: &mut Command, run: impl Fn(&mut Command) -> T) -> T {
     let turn = std::fs::File::create(build_folder().join("compiler.lock")).expect("a file");
     turn.lock().expect("it can be locked");
-    run(command)
+    let (kept, own) = (build_folder().join("compiler-pins.lock"), folder.join("imgbuild.lock"));
+    if kept.exists() && !own.exists() {
+        std::fs::copy(&kept, &own).expect("it can be copied");
+    }
+    let result = run(command);
+    if std::fs::read_to_string(&own).is_ok_and(|lock| lock.contains("[[compiler]]")) {
+        std::fs::copy(&own, &kept).expect("it can be copied");
+    }
+    result
 }
 
 /// Builds that must fail, and what they say.
 fn refused(model: &Path, arguments: &[&str]) -> String {
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
+    copy(model, folder.path());
     let mut command = imgbuild();
-    command.current_dir(&folder).arg("build").arg(model).args(["--name", "m", "--stack", "tf-xla-aot"]).args(arguments);
-    in_turn(&mut command, |command| fail_with(command, 3))
+    command.current_dir(&folder).args(["build", "model", "--name", "m", "--stack", "tf-xla-aot"]).args(arguments);
+    in_turn(folder.path(), &mut command, |command| fail_with(command, 3))
 }
 
 /// What TensorFlow's Python answers for batches of these sizes, in turn.
@@ -71,7 +87,11 @@ fn every_number_of_rows_is_answered_as_tensorflows_python_does() {
     assert_eq!(licence.expect("what is linked in is named")["license"], "Apache-2.0 AND MPL-2.0");
     library_is_plain(&in_store(&report, "libmodel.so"));
     let why = succeed(imgbuild().current_dir(&folder).args(["why", "oci:image:1", "libmodel.so"]));
-    assert!(text(&why.stdout).contains("imgserve opens /models/m/libmodel.so: the model, compiled ahead of time"), "{}", text(&why.stdout));
+    assert!(
+        text(&why.stdout).contains("imgserve opens /models/m/libmodel.so: the model, compiled ahead of time"),
+        "{}",
+        text(&why.stdout)
+    );
 
     // From one row to more than two of the largest size.
     let reference = reference(&model, "rows", "1,2,3,4,5,6,7,8,9,10,11,12,13");
@@ -242,8 +262,7 @@ fn equal_inputs_give_equal_images() {
     }
     command.args(["--name", "m", "-o", "oci:image:1", "--offline", "--threads", "1", "--report"]).arg(&report);
     // The pins of the first build, by which nothing has to be fetched.
-    std::fs::copy(made("rows").parent().expect("a folder").join("imgbuild.lock"), other.path().join("imgbuild.lock"))
-        .expect("a lock");
+    std::fs::copy(folder.path().join("imgbuild.lock"), other.path().join("imgbuild.lock")).expect("a lock");
     succeed(command.env("IMGBUILD_STORE", &store));
     assert_eq!(json_file(&report)["image"], first["image"]);
 }
@@ -288,17 +307,16 @@ fn what_cannot_be_compiled_is_refused_by_name() {
 fn the_stack_is_chosen_by_what_can_be_compiled() {
     let stack = |model: &Path, arguments: &[&str]| {
         let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
-        succeed(Command::new("cp").arg("-r").arg(model).arg(folder.path().join("model")));
+        copy(model, folder.path());
         let recipe = ["model = \"model\"\n", &arguments.concat()].concat();
         std::fs::write(folder.path().join("imgbuild.toml"), recipe).expect("a recipe");
-        in_turn(imgbuild().current_dir(&folder).arg("lock"), |command| succeed(command));
+        in_turn(folder.path(), imgbuild().current_dir(&folder).arg("lock"), succeed);
         let lock = std::fs::read_to_string(folder.path().join("imgbuild.lock")).expect("a lock");
         lock.lines().find_map(|line| line.strip_prefix("stack = ")).expect("a stack").trim_matches('"').to_owned()
     };
     assert_eq!(stack(&made("fixed"), &[]), "tf-xla-aot");
     assert_eq!(stack(&made("rows"), &["[saved-model]\nbatch = [1]\n"]), "tf-xla-aot");
     assert_eq!(stack(&made("rows"), &[]), "tf-xla");
-    assert_eq!(stack(&model("basic-pitch-saved-model"), &[]), "tf-xla");
     // What XLA refuses is known when it was tried.
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
     let report = build(folder.path(), &made("uncompilable"), &["--no-warm", "--dry-run", "--compression", "none"]);

@@ -23,6 +23,8 @@ if [ "${1:-}" != --demo ]; then
   need readelf binutils
   need openssl openssl
   need zstd zstd
+  need g++ g++
+  need qemu-x86_64 qemu-user
   need busybox busybox-static
   need chromium chromium
   need setpriv util-linux

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn processors_are_found_by_name() {
-        let stack = Data::embedded().template("tf-xla-aot").expect("it is there").value;
+        let stack = Data::built_in().template("tf-xla-aot").expect("it is there").value;
         let compiler = stack.compiler.expect("it compiles");
         let name = |asked| choose(&compiler, "s", asked).map(|processor| processor.name);
         assert_eq!(name(None).expect("the default"), "x86-64-v3");
