@@ -154,26 +154,21 @@ fn a_server_that_wants_a_newer_glibc_is_refused_with_symbol_version_and_library(
 fn builds_that_are_killed_anywhere_leave_nothing_that_a_later_build_trusts() {
     let folder = folder();
     let model = model_in(folder.path(), "magika");
-    succeed(imgbuild().current_dir(&folder).arg("build").arg(&model));
+    let killed = ["--compression", "zstd", "-o", "oci:killed:1"];
+    succeed(imgbuild().current_dir(&folder).args(["build", "--compression", "zstd"]).arg(&model));
     let expected = succeed(imgbuild().current_dir(&folder).args(["inspect", "oci:magika.oci", "--json"])).stdout;
     // A store that has the packages, but none of the layers.
     for step in 0..12 {
         let store = folder.path().join("store");
         std::fs::create_dir_all(&store).expect("a folder");
-        let mut running = Running::start(
-            imgbuild().current_dir(&folder).env("IMGBUILD_STORE", &store).arg("build").arg(&model).args(["-o", "oci:killed:1"]),
-        );
+        let mut running =
+            Running::start(imgbuild().current_dir(&folder).env("IMGBUILD_STORE", &store).arg("build").arg(&model).args(killed));
         std::thread::sleep(Duration::from_millis(40 * step * step + 20));
         drop(running.child().kill());
         wait_for(Duration::from_secs(10), || running.child().try_wait().expect("a child can be waited for"));
     }
     succeed(
-        imgbuild()
-            .current_dir(&folder)
-            .env("IMGBUILD_STORE", folder.path().join("store"))
-            .arg("build")
-            .arg(&model)
-            .args(["-o", "oci:killed:1"]),
+        imgbuild().current_dir(&folder).env("IMGBUILD_STORE", folder.path().join("store")).arg("build").arg(&model).args(killed),
     );
     let actual = succeed(imgbuild().current_dir(&folder).args(["inspect", "oci:killed:1", "--verify", "--json"])).stdout;
     let digest = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).expect("JSON")["digest"].clone();
@@ -192,7 +187,7 @@ fn two_builds_at_once_share_a_store_and_a_layout() {
                 .env("IMGBUILD_STORE", folder.path().join("store"))
                 .arg("build")
                 .arg(&model)
-                .args(["-o", &format!("oci:both:{tag}")])
+                .args(["--compression", "zstd", "-o", &format!("oci:both:{tag}")])
                 .stdout(std::process::Stdio::null()),
         )
     };

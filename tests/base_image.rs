@@ -27,7 +27,10 @@ fn base(folder: &Path, tag: &str, options: &[&str]) -> String {
 
 fn build(folder: &Path, base: &str, arguments: &[&str]) -> Value {
     let mut command = imgbuild();
-    command.current_dir(folder).args(["build", "magika.onnx", "--base", base, "--report", "size.json"]).args(arguments);
+    command
+        .current_dir(folder)
+        .args(["build", "magika.onnx", "--compression", "zstd", "--base", base, "--report", "size.json"])
+        .args(arguments);
     succeed(&mut command);
     json_file(&folder.join("size.json"))
 }
@@ -157,7 +160,15 @@ fn a_base_in_a_registry_is_pinned_read_once_and_mounted() {
     let store = folder.join("store");
     let run = |arguments: &[&str]| {
         let mut command = imgbuild();
-        command.current_dir(folder).env("IMGBUILD_STORE", &store).args(["-v", "build", "magika.onnx", "--base", &named]);
+        command.current_dir(folder).env("IMGBUILD_STORE", &store).args([
+            "-v",
+            "build",
+            "magika.onnx",
+            "--compression",
+            "zstd",
+            "--base",
+            &named,
+        ]);
         command.args(["--report", "size.json"]).args(arguments);
         command
     };

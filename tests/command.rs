@@ -39,14 +39,14 @@ fn the_store_is_listed_and_pruned() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = folder.path().join("store");
     let model = model_in(folder.path(), "basic-pitch");
-    succeed(imgbuild().current_dir(&folder).env("IMGBUILD_STORE", &store).arg("build").arg(&model));
+    succeed(imgbuild().current_dir(&folder).env("IMGBUILD_STORE", &store).args(["build", "--compression", "zstd"]).arg(&model));
     let list = succeed(imgbuild().env("IMGBUILD_STORE", &store).args(["cache", "list", "--json"]));
     let list: Vec<serde_json::Value> = serde_json::from_slice(&list.stdout).expect("JSON");
     assert!(list.len() > 8, "{list:?}");
     succeed(imgbuild().env("IMGBUILD_STORE", &store).args(["cache", "prune", "--days", "0"]));
     let list = succeed(imgbuild().env("IMGBUILD_STORE", &store).args(["cache", "list", "--json"]));
     assert_eq!(text(&list.stdout).trim(), "[]");
-    succeed(imgbuild().current_dir(&folder).env("IMGBUILD_STORE", &store).arg("build").arg(&model));
+    succeed(imgbuild().current_dir(&folder).env("IMGBUILD_STORE", &store).args(["build", "--compression", "zstd"]).arg(&model));
 }
 
 #[test]
