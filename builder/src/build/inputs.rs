@@ -261,14 +261,16 @@ impl Choice {
     /// can be; where there is a lock that must not change, its stack is meant.
     pub fn of(recipe: &Recipe, options: &BuildOptions) -> Result<Self, BuildError> {
         let model = Model::open_selected(&recipe.model, &recipe.saved_model)?;
+        let default = default_stack(model.format);
         let locked = match (&recipe.stack, options.lock) {
             (None, LockMode::Locked) => Lock::load(&recipe.lock_path())?.map(|lock| lock.stack),
             _ => None,
         };
+        // Of a lock with another stack it is said later that it is stale.
+        let locked = locked.filter(|stack| stack == default || (model.format == Format::SavedModel && stack == COMPILING_STACK));
         if let Some(stack) = recipe.stack.as_ref().or(locked.as_ref()) {
             return Self::of_stack(recipe, model, stack);
         }
-        let default = default_stack(model.format);
         if model.format != Format::SavedModel || options.published.is_some() {
             return Self::of_stack(recipe, model, default);
         }
