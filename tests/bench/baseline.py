@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Pulls two images and starts them against each other, alternated, and prints Markdown rows of medians.
 
-    baseline.py --repeats N --docker CLIENT --body FILE --warmer IMAGE OURS OUR_NAME THEIRS
+    baseline.py --repeats N [--pulls N] [--label TEXT] --docker CLIENT --body FILE --warmer IMAGE OURS OUR_NAME THEIRS
 
 From `docker run` to the first answer of the model: a request is tried again and again until one succeeds. Warm: the files were read
 before. Cold: the page cache was dropped, and then another container was started, so that the engine itself is in memory, as on a
@@ -85,6 +85,8 @@ def can_cool():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pulls", type=int, help="[as many as --repeats]")
+    parser.add_argument("--label", default="", help="what rows begin with")
     parser.add_argument("--docker", default="docker")
     parser.add_argument("--body", required=True)
     parser.add_argument("--warmer", required=True)
@@ -105,7 +107,7 @@ def main():
         return *run, "--tmpfs", "/tmp", arguments.theirs, "python3", "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"
 
     figures = {"pull": ([], []), "first answer, warm": ([], []), "first answer, cold": ([], [])}
-    for _ in range(arguments.repeats):
+    for _ in range(arguments.repeats if arguments.pulls is None else arguments.pulls):
         for side, image in enumerate((arguments.ours, arguments.theirs)):
             figures["pull"][side].append(pull(image))
     sides = ((ours, arguments.name), (theirs, "model"))
@@ -120,6 +122,9 @@ def main():
                 cool(arguments.warmer)
                 figures["first answer, cold"][side].append(first_answer(start, name, body)[0])
     for what, (mine, other) in figures.items():
+        if what == "pull" and not mine:
+            continue
+        what = arguments.label + what
         if not mine:
             print(f"| {what} | could not be measured | the page cache cannot be dropped here | |")
             continue

@@ -13,15 +13,25 @@ cp -r "$cache/resnet50" resnet50
 cp -r "$("$root/tests/tools/fetch-models.sh" basic-pitch-saved-model)" basic-pitch
 start_docker
 start_registry
-theirs=$registry/theirs:1 ours=$registry/ours:1
-note "building both images"
+theirs=$registry/theirs:1
+note "building the images"
 "$bench/python_image.sh" image tensorflow-cpu resnet50 "$theirs"
 docker push --quiet "$theirs" >/dev/null
 skopeo inspect --raw --tls-verify=false "docker://$theirs" >theirs.json
 unpacked=$(($(docker image inspect --format '{{.Size}}' "$theirs") - $(du -sb resnet50 | cut -f1)))
-# Docker before 23.0 reads no zstd layers.
-"$imgbuild" build -q resnet50 --stack tf-xla --compression gzip -t "$ours" --push --report gzip.json >/dev/null
-"$imgbuild" build -q resnet50 --stack tf-xla --report ours.json >/dev/null
+variants=(tf-xla tf-xla-off tf-xla-aot)
+options() {
+  case $1 in
+    tf-xla) echo --stack tf-xla ;;
+    tf-xla-off) echo --stack tf-xla --xla off ;;
+    tf-xla-aot) echo --stack tf-xla-aot --batch 1 ;;
+  esac
+}
+for variant in "${variants[@]}"; do
+  # Docker before 23.0 reads no zstd layers.
+  "$imgbuild" build -q resnet50 $(options "$variant") --compression gzip -t "$registry/$variant:1" --push --report gzip.json >/dev/null
+  "$imgbuild" build -q resnet50 $(options "$variant") -o "oci:$variant:1" --report "$variant.json" >/dev/null
+done
 docker rmi imgbuild-bench/python-base:1 >/dev/null
 mkdir warmer
 cp "$(command -v busybox)" warmer/busybox
@@ -29,26 +39,39 @@ tar -C warmer -cf - busybox | docker import - imgbuild-bench/warmer:1 >/dev/null
 emit <<'MD'
 ## SavedModels against TensorFlow's Python
 
-ResNet50 of keras.applications (random weights) served by our image (`tf-xla`) and by Debian slim + Python +
-`pip install tensorflow-cpu fastapi uvicorn` + a small app. Sizes are without the model; compressed is zstd, the default, for ours and gzip for theirs.
-From `docker run` to the first answer as above.
+ResNet50 of keras.applications (random weights) served by our images and by Debian slim + Python +
+`pip install tensorflow-cpu fastapi uvicorn` + a small app. Sizes are without the model, but for what `tf-xla-aot` compiles of it; compressed is zstd, the default, for
+ours and gzip for theirs.
 
 MD
 {
+  echo "| | unpacked | ratio | compressed | ratio |"
+  echo "|---|--:|--:|--:|--:|"
+  python3 - "$unpacked" "${variants[@]}" <<'PY'
+import json, sys
+# The last layer is the app and the model.
+layers = [layer["size"] for layer in json.load(open("theirs.json"))["layers"]]
+theirs = {"unpacked": int(sys.argv[1]), "compressed": sum(layers[:-1])}
+for variant in sys.argv[2:]:
+    ours = json.load(open(f"{variant}.json"))["totals"]["without_model"]
+    cells = " | ".join(f"{ours[what] / 1e6:.1f} MB | {theirs[what] / ours[what]:.1f}" for what in theirs)
+    print(f"| `{variant}` | {cells} |")
+print(f"| Python image | {theirs['unpacked'] / 1e6:.1f} MB | 1.0 | {theirs['compressed'] / 1e6:.1f} MB | 1.0 |")
+PY
+  echo
+  echo "From \`docker run\` to the first answer as above, each of ours in turn with the Python image. \`tf-xla-off\` is \`--xla off\`, which is what the Python image does."
+  echo
   echo "| | imgbuild | Python image | ratio |"
   echo "|---|--:|--:|--:|"
-  python3 - "$unpacked" <<'PY'
-import json, sys
-ours = json.load(open("ours.json"))["totals"]["without_model"]
-# The last layer is the app and the model.
-theirs = {"unpacked": int(sys.argv[1]), "compressed": sum(layer["size"] for layer in json.load(open("theirs.json"))["layers"][:-1])}
-for what in ("unpacked", "compressed"):
-    print(f"| {what} | {ours[what] / 1e6:.1f} MB | {theirs[what] / 1e6:.1f} MB | {theirs[what] / ours[what]:.1f} |")
-PY
 } | emit
-note "pulling and starting both"
+note "pulling and starting"
 python3 -c 'import json; print(json.dumps({"inputs": [{"name": "keras_tensor", "datatype": "FP32", "shape": [1, 224, 224, 3], "data": [i % 251 / 250 for i in range(150528)]}]}))' >request.json
-python3 "$bench/baseline.py" --repeats "$repeats" --docker docker --body request.json --warmer imgbuild-bench/warmer:1 "$ours" resnet50 "$theirs" | emit
+pulls=$repeats
+for variant in "${variants[@]}"; do
+  python3 "$bench/baseline.py" --repeats "$repeats" --pulls "$pulls" --label "\`$variant\`: " --docker docker --body request.json \
+    --warmer imgbuild-bench/warmer:1 "$registry/$variant:1" resnet50 "$theirs" | emit
+  pulls=0
+done
 emit <<'MD'
 
 Steady answers of two images that differ in XLA alone, both running, asked in turn, one request at a time:
