@@ -27,10 +27,10 @@ fn base(folder: &Path, tag: &str, options: &[&str]) -> String {
 
 fn build(folder: &Path, base: &str, arguments: &[&str]) -> Value {
     let mut command = imgbuild();
-    command
-        .current_dir(folder)
-        .args(["build", "magika.onnx", "--compression", "zstd", "--base", base, "--report", "size.json"])
-        .args(arguments);
+    command.current_dir(folder).args(["build", "magika.onnx", "--base", base, "--report", "size.json"]).args(arguments);
+    if !arguments.contains(&"--compression") {
+        command.args(["--compression", "zstd"]);
+    }
     succeed(&mut command);
     json_file(&folder.join("size.json"))
 }

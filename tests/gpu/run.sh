@@ -60,7 +60,7 @@ PYTHON
 
 # Images, where the builder has the stack and a container engine gives them the GPU. Of each model: as its libraries came, with ONNX
 # Runtime's provider pruned, and with NVIDIA's libraries pruned too.
-if ! command -v docker >/dev/null || ! "$imgbuild" build --help | grep -q -- '--gpu'; then
+if ! command -v docker >/dev/null || ! "$imgbuild" build --help | grep -- '--gpu' >/dev/null; then
   echo "run.sh: no images are tried: that takes Docker, and an imgbuild whose build has --gpu" >&2
   exit "$failed"
 fi

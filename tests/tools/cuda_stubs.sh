@@ -70,7 +70,8 @@ stub libcurand.so.10 '@libcurand\.so\.10$'
 stub libcuda.so.1 '^cu[A-Z][A-Za-z0-9_]*$'
 # The others only where something is imported of them.
 optional() {
-  if nm -D --undefined-only "${libraries[@]}" | awk '{ print $NF }' | grep -qE "$2"; then stub "$1" "$2"; fi
+  # Not `grep -q`, which ends early: what writes to it would fail then, and the whole line with it.
+  if nm -D --undefined-only "${libraries[@]}" | awk '{ print $NF }' | grep -E "$2" >/dev/null; then stub "$1" "$2"; fi
 }
 optional libcudnn.so.9 '@libcudnn\.so\.9$'
 optional libnvidia-ml.so.1 '^nvml[A-Z][A-Za-z0-9_]*$'
