@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use imgbuild_tests::{
-    Running, build_folder, fail_with, has, imgbuild, imgserve_path, json_file, model, python, root, shared_store, succeed, text,
-    wait_for,
+    Running, ask_with, build_folder, fail_with, has, imgbuild, imgserve_path, json_file, model, python, root, shared_store,
+    succeed, text, wait_for,
 };
 
 /// TensorFlow's Python, in an environment of its own.
@@ -153,14 +153,7 @@ fn read_by_readelf(library: &Path) {
 
 /// A shape that TensorFlow itself would take without a word, and a signature that is not there.
 fn refuse_wrong_calls(address: &str) {
-    let script = r#"
-import json, sys, urllib.request, urllib.error
-def ask(path, body):
-    try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://{sys.argv[1]}{path}", json.dumps(body).encode())) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+    let lines = r#"
 name = ask("/v1/models/m:predict", {"instances": [[[0.0]] * 7]})
 assert name[0] == 400 and "has shape [1,7,1], expected [-1,43844,1]" in name[1]["error"], name
 status, answer = ask("/v2/models/m/infer", {"inputs": [{"name": "input_2", "shape": [1, 7, 1], "datatype": "FP32", "data": [0.0] * 7}]})
@@ -168,7 +161,7 @@ assert status == 400 and "[1,7,1]" in answer["error"], answer
 status, answer = ask("/v1/models/m:predict", {"signature_name": "none", "instances": [0]})
 assert status == 400 and "signature `none` is unknown" in answer["error"], answer
 "#;
-    succeed(python().args(["-c", script, address]));
+    ask_with(address, lines);
 }
 
 #[test]

@@ -11,9 +11,8 @@ const HUGE_PAGE: usize = 2 << 20;
 
 /// Lets the heap grow by few, large steps, the first of them in huge pages where the kernel gives them on request.
 ///
-/// A small model takes 24 MB for the runtime's tables and its session, which by default are asked for in 132 kB and touched in 4 kB: 180
-/// system calls and 6,000 page faults. glibc's own setting for this (`glibc.malloc.hugetlb=1`) does nothing in version 2.36 on most starts: it
-/// compares what it reads with a text that it did not end.
+/// A small model takes 24 MB for the runtime's tables and its session, which by default are asked for in steps of 132 kB and touched in
+/// 4 kB: 6,000 page faults. glibc's own setting for this (`glibc.malloc.hugetlb=1`) changed neither in the starts that were looked at (2.36).
 ///
 /// To be called first: what was allocated before stays where it is.
 pub(crate) fn prepare() {

@@ -235,6 +235,20 @@ pub fn wait_for<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Optio
     }
 }
 
+/// Runs lines of Python that call `ask(path, body)`, which posts JSON to a server and gives the status and the answer.
+pub fn ask_with(address: &str, lines: &str) {
+    const ASK: &str = r#"
+import json, sys, urllib.request, urllib.error
+def ask(path, body):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"http://{sys.argv[1]}{path}", json.dumps(body).encode())) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+"#;
+    succeed(python().args(["-c", &format!("{ASK}{lines}"), address]));
+}
+
 /// A port of the loopback that nothing listens at.
 ///
 /// # Panics
