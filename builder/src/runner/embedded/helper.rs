@@ -58,14 +58,15 @@ fn start(job: &Job, control: &UnixStream, group: &mut Group) -> Result<First, Fa
     signal_hook::low_level::pipe::register(libc::SIGCHLD, tell_death)
         .map_err(|error| Failure::refused("watch for the end of children", error))?;
     let sources = group.mount_sources();
-    let Some(pid) = fork().map_err(|error| Failure::refused("start the container's first process", error))? else {
+    let child = group.start_child().map_err(|error| Failure::refused("start the container's first process", error))?;
+    let Some((pid, warnings)) = child else {
         drop(reports);
         init::run(job, privilege, &sources, &theirs);
     };
     rustix::stdio::dup2_stdout(&null).map_err(streams)?;
     rustix::stdio::dup2_stderr(&null).map_err(streams)?;
     tell(control, &Event::Process(pid.as_raw_nonzero().get().cast_unsigned()));
-    for warning in group.take_in(pid) {
+    for warning in warnings {
         tell(control, &Event::Warning(warning));
     }
     if let Some(path) = group.peak_file() {
@@ -243,19 +244,6 @@ fn close_at_execution() -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Forks; `None` in the child.
-fn fork() -> io::Result<Option<Pid>> {
-    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    if threads != 1 {
-        return Err(io::Error::from_raw_os_error(libc::EBUSY));
-    }
-    // SAFETY: this process has one thread, so no lock is held by a thread that the child lacks.
-    match unsafe { libc::fork() } {
-        0 => Ok(None),
-        number => Pid::from_raw(number).filter(|_| number > 0).map(Some).ok_or_else(io::Error::last_os_error),
-    }
 }
 
 /// The largest resident set among the children that ended. The helper's own before the execution counts, a few MB.

@@ -17,6 +17,7 @@
 
 mod cgroup;
 mod filesystem;
+mod fork;
 mod helper;
 mod init;
 mod protocol;
