@@ -45,6 +45,7 @@ fn cold_start(noise: &mut Noise, size: &SizeReport, session: f64) -> ColdStartRe
             .map(|phase| PhaseTimes { phase, times: noise.samples(factor * median(phase), 10) })
             .collect(),
         start_to_first_answer: noise.samples(factor * (session + 70.0), 10),
+        contention: None,
     };
     ColdStartReport {
         schema: SCHEMA.to_owned(),

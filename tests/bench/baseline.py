@@ -5,7 +5,8 @@
 
 From `docker run` to the first answer of the model: a request is tried again and again until one succeeds. Warm: the files were read
 before. Cold: the page cache was dropped, and then another container was started, so that the engine itself is in memory, as on a
-node that runs containers. Both answers must agree.
+node that runs containers. Both answers must agree. In turn with them a container of the warmer that only sleeps is started: until
+`docker run` comes back from that, it is the engine's time alone, which no image can take off.
 """
 
 import argparse
@@ -57,6 +58,15 @@ def first_answer(start, name, body):
         sys.exit(f"no answer within two minutes:\n{logs}")
     finally:
         docker("rm", "--force", container)
+
+
+def nothing(warmer, run):
+    """The seconds that `docker run` takes for a container that does nothing."""
+    before = time.monotonic()
+    container = docker(*run, warmer, "/busybox", "sleep", "100").strip()
+    took = time.monotonic() - before
+    docker("rm", "--force", container)
+    return took
 
 
 def pull(image):
@@ -113,7 +123,9 @@ def main():
     sides = ((ours, arguments.name), (theirs, "model"))
     answers = [first_answer(start, name, body)[1] for start, name in sides]
     agree(answers)
+    engine = []
     for _ in range(arguments.repeats):
+        engine.append(nothing(arguments.warmer, run))
         for side, (start, name) in enumerate(sides):
             figures["first answer, warm"][side].append(first_answer(start, name, body)[0])
     if can_cool():
@@ -130,6 +142,10 @@ def main():
             continue
         a, b = statistics.median(mine), statistics.median(other)
         print(f"| {what} (median of {len(mine)}, spread) | {a:.2f} s ({min(mine):.2f}–{max(mine):.2f}) | {b:.2f} s ({min(other):.2f}–{max(other):.2f}) | {b / a:.1f} |")
+    floor = statistics.median(engine)
+    a, b = (statistics.median(side) - floor for side in figures["first answer, warm"])
+    what = f"{arguments.label}of that beyond `docker run` of a container that does nothing, {floor:.3f} s ({min(engine):.3f}–{max(engine):.3f})"
+    print(f"| {what} | {a:.3f} s | {b:.3f} s | {b / a:.1f} |")
 
 
 def agree(answers):

@@ -1,7 +1,8 @@
-//! What a measurement was made on: [`describe`].
+//! What a measurement was made on: [`describe`], and how busy that was: [`waited`].
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::report::cold_start::Machine;
 
@@ -21,6 +22,19 @@ pub fn describe(folder: &Path) -> Machine {
         disk: fs::canonicalize(folder).ok().and_then(|path| disk(&read("/proc/self/mountinfo"), &path)).unwrap_or_else(unknown),
         architecture,
     }
+}
+
+/// For how long, since the machine started, some task was ready to run and had no CPU. `None` where the kernel keeps no count of it
+/// (`CONFIG_PSI`, the boot option `psi=1`).
+pub(super) fn waited() -> Option<Duration> {
+    pressure(&fs::read_to_string("/proc/pressure/cpu").ok()?)
+}
+
+/// The first line's total, in microseconds: that of `some`.
+fn pressure(text: &str) -> Option<Duration> {
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("some "))?.split(' ').find_map(|word| word.strip_prefix("total="))?;
+    total.parse().ok().map(Duration::from_micros)
 }
 
 /// The processor's name in `/proc/cpuinfo`.
@@ -78,6 +92,9 @@ mod tests {
             assert_eq!(disk(mounts, Path::new(path)).as_deref(), Some(expected), "{path}");
         }
         assert_eq!(disk("nonsense\n", Path::new("/")), None);
+        let some = "some avg10=5.40 avg60=27.97 avg300=33.42 total=736307497\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+        assert_eq!(pressure(some), Some(Duration::from_micros(736_307_497)));
+        assert_eq!(pressure(""), None);
     }
 
     #[test]

@@ -149,12 +149,22 @@ struct Samples {
 struct Starts {
     phases: Vec<Vec<(Phase, Duration)>>,
     totals: Vec<Duration>,
+    waits: Vec<Option<Duration>>,
 }
 
 impl Starts {
     fn take(&mut self, started: &Started) {
         self.phases.push(started.phases.clone());
         self.totals.push(started.total);
+        self.waits.push(started.waited);
+    }
+
+    /// The part of all starts during which some task waited for a CPU; `None` where it is not known of each.
+    fn contention(&self) -> Option<f64> {
+        let waited: Duration = self.waits.iter().copied().sum::<Option<Duration>>()?;
+        let part = waited.as_secs_f64() / self.totals.iter().sum::<Duration>().as_secs_f64();
+        // Thousandths; the kernel's count and this process's clock are read one after the other.
+        part.is_finite().then(|| ((part * 1e3).round() / 1e3).min(1.0))
     }
 }
 
@@ -348,7 +358,7 @@ impl Samples {
             phase => started(phase),
         };
         let phases = Phase::ALL.into_iter().filter_map(|phase| Some(PhaseTimes { phase, times: times(phase)? })).collect();
-        Some(Column { cache, how, phases, start_to_first_answer })
+        Some(Column { cache, how, phases, start_to_first_answer, contention: starts.contention() })
     }
 
     /// The times over other links; over the measured one too, so that the two can be compared.

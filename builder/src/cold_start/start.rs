@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::error::ColdStartError;
+use super::machine;
 use super::request::Question;
 use crate::report::cold_start::Phase;
 use crate::runner::{ContainerSpec, LogLine, Runner, RunningContainer, Timings, wait_until_ready};
@@ -22,6 +23,8 @@ pub(super) struct Started {
     /// The phases from `create` to `first_inference`; nothing lies between them.
     pub phases: Vec<(Phase, Duration)>,
     pub total: Duration,
+    /// How long of that some task of the machine waited for a CPU, where the kernel tells.
+    pub waited: Option<Duration>,
 }
 
 /// A phase line of the server's.
@@ -38,17 +41,19 @@ pub(super) fn start(
     question: &Question,
     patience: Duration,
 ) -> Result<Started, ColdStartError> {
+    let waited_before = machine::waited();
     let mut container = runner.start(spec)?;
     let lines = container.lines();
     wait_until_ready(container.as_mut(), READY, patience)?;
     let ready = Instant::now();
     question.client(container.address()).time(&question.request)?;
     let answered = Instant::now();
+    let waited = waited_before.and_then(|before| machine::waited()?.checked_sub(before));
     let timings = container.timings();
     let lines = phase_lines(&lines, container.as_ref())?;
     let phases = join(&timings, &lines, ready, answered)
         .map_err(|phase| ColdStartError::PhaseMissing { phase, log: container.last_lines() })?;
-    Ok(Started { container, phases, total: answered - timings.asked })
+    Ok(Started { container, phases, total: answered - timings.asked, waited })
 }
 
 /// The server's phase lines, and when this process read each.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::arithmetic::{growth, stem};
-use super::noise::{self, Sessions, Verdict};
+use super::noise::{self, Conditions, Sessions, Verdict};
 use super::subject::{Amount, Part, Sizes};
 use crate::report::cold_start::{ColdStartReport, Column, PageCache, Phase, Spread};
 
@@ -234,19 +234,20 @@ impl ColdStartDifference {
     #[must_use]
     pub fn of(base: &ColdStartReport, head: &ColdStartReport, strictness: f64, floor: f64) -> Self {
         let sessions = Sessions::of(base, head);
-        let judged = |name: &str, base: Option<&Spread>, head: Option<&Spread>| PhaseDifference {
-            phase: name.to_owned(),
-            base_ms: base.map(|spread| spread.median),
-            head_ms: head.map(|spread| spread.median),
-            noise_ms: base.zip(head).and_then(|(base, head)| noise::bound(base, head, sessions, strictness)),
-            verdict: match (base, head) {
-                (Some(base), Some(head)) => noise::judge(base, head, sessions, strictness, floor),
-                (None, _) => Verdict::Came,
-                (_, None) => Verdict::Gone,
-            },
-        };
         let column = |base: &Column| {
             let head = head.columns.iter().find(|column| column.cache == base.cache)?;
+            let conditions = Conditions::of(sessions, base, head);
+            let judged = |name: &str, base: Option<&Spread>, head: Option<&Spread>| PhaseDifference {
+                phase: name.to_owned(),
+                base_ms: base.map(|spread| spread.median),
+                head_ms: head.map(|spread| spread.median),
+                noise_ms: base.zip(head).and_then(|(base, head)| noise::bound(base, head, conditions, strictness)),
+                verdict: match (base, head) {
+                    (Some(base), Some(head)) => noise::judge(base, head, conditions, strictness, floor),
+                    (None, _) => Verdict::Came,
+                    (_, None) => Verdict::Gone,
+                },
+            };
             let of = |column: &'_ Column, phase: Phase| {
                 column.phases.iter().find(|found| found.phase == phase).map(|found| found.times.clone())
             };

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::report::ReportError;
-use crate::report::cold_start::ColdStartReport;
+use crate::report::cold_start::{ColdStartReport, Column};
 use crate::template::strict::StrictError;
 
 /// The format's name, the first key of the JSON output.
@@ -222,6 +222,7 @@ pub fn compare(base: &Subject, heads: &[Subject], options: &Options) -> Result<C
         check_compared(&comparison, &options.limits)?;
         notes.extend(undecided(&comparison, &options.limits));
         notes.extend(apart(base, head));
+        notes.extend(busy(base, head));
         over.extend(options.limits.check_growth(&comparison));
         comparisons.push(comparison);
         notes.extend(head.unknown.iter().cloned());
@@ -327,6 +328,27 @@ fn apart(base: &Subject, head: &Subject) -> Option<String> {
             base.name, head.name
         )
     })
+}
+
+/// The difference of contention, in parts of the time, that is worth a word.
+const NOTABLE_CONTENTION: f64 = 0.1;
+
+/// What a machine that was busy in one of two measurements says less about.
+fn busy(base: &Subject, head: &Subject) -> Option<String> {
+    let (base_times, head_times) = base.cold_start.as_ref().zip(head.cold_start.as_ref())?;
+    let column = |found: &Column| {
+        let same = head_times.columns.iter().find(|column| column.cache == found.cache)?;
+        found.contention.zip(same.contention).filter(|(base, head)| (base - head).abs() > NOTABLE_CONTENTION)
+    };
+    let (in_base, in_head) = base_times.columns.iter().find_map(column)?;
+    Some(format!(
+        "tasks waited for a CPU during {:.0} % of the starts of `{}` and {:.0} % of those of `{}`: as much of the longer times may be \
+         waiting, and does not count",
+        in_base * 1e2,
+        base.name,
+        in_head * 1e2,
+        head.name
+    ))
 }
 
 /// Refuses to compare what is unlike; with leave it is noted. Unlike machines matter only where times are held against limits.

@@ -120,6 +120,10 @@ pub struct Column {
     pub phases: Vec<PhaseTimes>,
     /// From the call that starts the container to the first answer: `create` to `first_inference`.
     pub start_to_first_answer: Spread,
+    /// The part of that time, 0 to 1, during which some task of the machine was ready to run and had no CPU, over all starts. `None` where
+    /// the kernel does not say, and not known of reports of earlier builders.
+    #[serde(default)]
+    pub contention: Option<f64>,
 }
 
 /// One phase of a cold start, in the order in which they happen.
@@ -342,6 +346,9 @@ impl ColdStartReport {
                 check_spread(format!("the median of {}", phase.phase), &phase.times)?;
             }
             check_spread("the median of start_to_first_answer".to_owned(), &column.start_to_first_answer)?;
+            if let Some(part) = column.contention.filter(|part| !(0.0..=1.0).contains(part)) {
+                return Err(ReportError::Contention { path: path.to_owned(), found: part });
+            }
         }
         Ok(())
     }

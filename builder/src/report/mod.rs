@@ -417,6 +417,14 @@ pub enum ReportError {
         /// What its samples give.
         expected: f64,
     },
+    /// A part of a whole is none.
+    #[error("`{path}` contradicts itself: `contention` is {found}, expected 0 to 1")]
+    Contention {
+        /// The file.
+        path: PathBuf,
+        /// What the report says.
+        found: f64,
+    },
     /// A verdict does not follow from what was measured: the report was edited.
     #[error("`{path}` contradicts itself: {what}")]
     Verdict {

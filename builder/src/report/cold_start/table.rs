@@ -64,6 +64,10 @@ fn phases(text: &mut String, report: &ColdStartReport) {
         }
     }
     row("start to first answer", &mut columns.iter().map(|column| spread(&column.start_to_first_answer)));
+    if columns.iter().any(|column| column.contention.is_some()) {
+        let part = |column: &Column| column.contention.map_or_else(|| "–".to_owned(), |part| format!("{:.0} %", part * 1e2));
+        row("  tasks waited for a CPU", &mut columns.iter().map(part));
+    }
     row("nothing to first answer", &mut columns.iter().map(|column| format!("{:.1}", ColdStartReport::total(column))));
     for column in columns {
         let _ = writeln!(text, "{}: {}", cache(column.cache), column.how);

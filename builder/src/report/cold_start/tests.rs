@@ -35,6 +35,7 @@ fn report() -> ColdStartReport {
             how: "dropped".to_owned(),
             phases: phases.to_vec(),
             start_to_first_answer: spread(&[24.0, 8.0, 20.0]),
+            contention: Some(0.125),
         }],
         steady: Vec::new(),
         peak_memory: None,
@@ -55,7 +56,14 @@ fn a_report_is_read_back_as_it_was_written() {
     assert_eq!(ColdStartReport::parse(&report.to_json(), Path::new("r.json")).expect("a report"), report);
     assert!((ColdStartReport::total(&report.columns[0]) - 27.5).abs() < 1e-9);
     let table = render(&report);
-    for part in ["cold, 3 runs", "first_inference", "2.5 (1.0 – 3.0)", "20.0 (8.0 – 24.0)", "over 1Gbit/s,5ms"] {
+    for part in [
+        "cold, 3 runs",
+        "first_inference",
+        "2.5 (1.0 – 3.0)",
+        "20.0 (8.0 – 24.0)",
+        "over 1Gbit/s,5ms",
+        "waited for a CPU                          12 %",
+    ] {
         assert!(table.contains(part), "{part} is missing in\n{table}");
     }
 }
@@ -71,6 +79,8 @@ fn reports_that_were_cut_edited_or_are_of_another_kind_are_refused_in_plain_word
     assert!(sample.contains("the median of resolve is 2.5 ms, and its samples give 1 ms"), "{sample}");
     let negative = refused(&text.replacen("1.0,", "-1.0,", 1));
     assert!(negative.contains("a sample of the median of resolve is -1 ms"), "{negative}");
+    let more_than_all = refused(&text.replacen("0.125", "1.125", 1));
+    assert_eq!(more_than_all, "`r.json` contradicts itself: `contention` is 1.125, expected 0 to 1");
     let newer = refused(&text.replacen("\"version\": 1", "\"version\": 2", 1));
     assert!(newer.contains("version 2, expected `imgbuild.cold-start` version 1"), "{newer}");
     let other = refused(&text.replacen(SCHEMA, "imgbuild.size", 1));
