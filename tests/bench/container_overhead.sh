@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Start to first answer: the same imgserve with the same library and model on the bare host and in the embedded runner, alternately.
 #
-#   container_overhead.sh [RUNS]     15 runs; IMGBUILD and IMGBUILD_SERVER name the programs
+#   container_overhead.sh [RUNS]     31 runs; IMGBUILD and IMGBUILD_SERVER name the programs
 source "$(dirname "$0")/lib.sh"
-runs=15
+runs=31
 quick && runs=2
 runs=${1:-$runs}
 cd "$root"
