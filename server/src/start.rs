@@ -274,13 +274,17 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
         log::line(Level::Warn, message).field("nodes", &placement.on_cpu).emit();
     }
     let outcome = warm_up(&*backend, &config.warm_up, config.warm_up_repeats, config.limits.body_bytes)?;
-    let (word, reason, median) = match &outcome {
-        Outcome::Ran(median) => ("ran", None, *median),
+    let (word, reason, times) = match &outcome {
+        Outcome::Ran(times) => ("ran", None, *times),
         Outcome::Skipped(reason) => ("skipped", Some(reason), None),
         Outcome::Failed(reason) => ("failed", Some(reason), None),
     };
-    let median = median.map(crate::phases::milliseconds);
-    phases.end_with(Phase::WarmUp, |line| line.field("outcome", word).optional("reason", reason).optional("median_ms", median));
+    let first = times.map(|times| crate::phases::milliseconds(times.first));
+    let median = times.map(|times| crate::phases::milliseconds(times.median));
+    phases.end_with(Phase::WarmUp, |line| {
+        let line = line.field("outcome", word).optional("reason", reason);
+        line.optional("first_ms", first).optional("median_ms", median)
+    });
     Ok(backend)
 }
 

@@ -11,12 +11,21 @@ use crate::tensor_proto::{self, TensorProtoError};
 /// How the first run went, where it does not keep the server from starting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was run; the median of further runs, where there were any.
-    Ran(Option<Duration>),
+    /// It was run; the times, where there were further runs.
+    Ran(Option<Times>),
     /// It was not run, and why.
     Skipped(String),
     /// It failed on made-up inputs that the model need not accept.
     Failed(String),
+}
+
+/// How long runs took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// The first run.
+    pub first: Duration,
+    /// The median of the further ones.
+    pub median: Duration,
 }
 
 /// Why the first run keeps the server from starting.
@@ -95,7 +104,7 @@ pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, repeats: usize, largest:
                 Err(error) => return Ok(Outcome::Skipped(error.to_string())),
             };
             match run(backend, &inputs, &outputs, repeats) {
-                Ok(median) => Ok(Outcome::Ran(median)),
+                Ok(times) => Ok(Outcome::Ran(times)),
                 Err(source @ (RunError::NotImplemented { .. } | RunError::Provider { .. })) => {
                     Err(WarmUpError::Run { inputs: "zeros".into(), source })
                 }
@@ -105,9 +114,11 @@ pub fn warm_up(backend: &dyn Backend, warm_up: &WarmUp, repeats: usize, largest:
     }
 }
 
-/// Runs the model once, and then as often as is said; gives the median of the further runs.
-fn run(backend: &dyn Backend, inputs: &[Tensor], outputs: &[usize], repeats: usize) -> Result<Option<Duration>, RunError> {
+/// Runs the model once, and then as often as is said; gives times where that is at all.
+fn run(backend: &dyn Backend, inputs: &[Tensor], outputs: &[usize], repeats: usize) -> Result<Option<Times>, RunError> {
+    let started = Instant::now();
     backend.run(inputs.to_vec(), outputs, &Cancel::default())?;
+    let first = started.elapsed();
     let mut times = Vec::with_capacity(repeats);
     for _ in 0..repeats {
         let started = Instant::now();
@@ -115,7 +126,7 @@ fn run(backend: &dyn Backend, inputs: &[Tensor], outputs: &[usize], repeats: usi
         times.push(started.elapsed());
     }
     times.sort_unstable();
-    Ok(times.get(times.len() / 2).copied())
+    Ok(times.get(times.len() / 2).map(|&median| Times { first, median }))
 }
 
 fn zeros(interface: &ModelInterface, largest: usize) -> Result<Option<Vec<Tensor>>, TensorError> {

@@ -145,6 +145,9 @@ pub enum BuildError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The server started and told no times of its runs.
+    #[error("the server told no times of its runs")]
+    NotTimed,
     /// `SOURCE_DATE_EPOCH` is no number.
     #[error("SOURCE_DATE_EPOCH is `{found}`, expected a whole number of seconds since 1970")]
     Epoch {
@@ -172,7 +175,7 @@ impl BuildError {
             Self::NothingToCompile { .. } => {
                 Some("export it with `tf.function(jit_compile=True)`, or build with `--xla auto`".to_owned())
             }
-            Self::Warm { .. } | Self::Unpack { .. } | Self::Compiled { .. } => {
+            Self::Warm { .. } | Self::Unpack { .. } | Self::Compiled { .. } | Self::NotTimed => {
                 Some("`--no-warm` builds without running the image".to_owned())
             }
             Self::NoServer { .. } => Some("run `make install`, or name one with `--server`".to_owned()),

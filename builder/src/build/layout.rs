@@ -22,7 +22,7 @@ use crate::tree::{Content, Entry, ImagePath, Kind, LayerName, LayoutError, Origi
 /// Where the server's options lie in every image.
 const SERVER_CONFIG: &str = "/etc/imgserve/config.json";
 /// Where lies what XLA compiled ahead.
-const XLA_CACHE: &str = "/var/cache/imgserve/xla";
+pub(super) const XLA_CACHE: &str = "/var/cache/imgserve/xla";
 
 /// Lays out what lies below the model: base, libraries, server.
 pub(super) fn lay_out_runtime(recipe: &Recipe, inputs: &Inputs, runtime: &Runtime) -> Result<Tree, BuildError> {

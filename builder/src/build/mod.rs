@@ -20,11 +20,12 @@ use inputs::Choice;
 use layout::Ready;
 use sizes::Findings;
 
+use crate::digest::Digest;
 use crate::image::{ContainerConfig, History, Image, ImageParts, LayerWithHistory, timestamp};
 use crate::layer::{self, CompressionChoice, LayerFormat, LayerOutcome};
-use crate::lock::{Lock, LockError, LockMode};
+use crate::lock::{Lock, LockError, LockMode, XlaPin};
 use crate::model::Content;
-use crate::optimize;
+use crate::optimize::{self, Prepared};
 use crate::parent::Parent;
 use crate::plan;
 use crate::progress::Progress;
@@ -97,7 +98,8 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     let lay_out = |xla: Option<&Xla>| {
         layout::lay_out_model(below.clone(), recipe, &inputs, &runtime, &Ready { prepared: &prepared, xla }, store)
     };
-    let mut xla = xla(recipe, &inputs)?;
+    let graph = measured_graph(&inputs, &prepared);
+    let mut xla = xla(recipe, &inputs, graph, options.lock, progress)?;
     let mut tree = lay_out(xla.as_ref())?;
     let format = LayerFormat { compression, epoch: options.epoch, threads: options.threads };
     let mut written = write_layers(&tree, finished.clone(), &format, store, progress)?;
@@ -107,6 +109,9 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
         let after = warm::warm(before, recipe, &image, store, progress)?;
         tree = lay_out(Some(&after))?;
         written = write_again(&tree, finished, &format, &written, store, progress)?;
+        if let Some((graph, compile)) = graph.zip(after.measured()).filter(|_| options.lock != LockMode::Locked) {
+            inputs.lock.xla = Some(XlaPin { graph, compile });
+        }
         xla = Some(after);
     }
     // Last, so that a build that fails leaves the lock as it was.
@@ -272,6 +277,7 @@ impl Foundation {
         let changes = match own {
             Some(own) => {
                 lock.optimized = own.optimized;
+                lock.xla = own.xla;
                 Vec::new()
             }
             None => vec![format!("took the pins of {}", published.name)],
@@ -333,10 +339,26 @@ fn write_again(
     Ok(written)
 }
 
+/// The graph that times of XLA are pinned for: that of a SavedModel, and which signature of it is served.
+fn measured_graph(inputs: &Inputs, prepared: &Prepared) -> Option<Digest> {
+    let Content::SavedModel(model) = &inputs.model().content else { return None };
+    let file = prepared.files.iter().find(|file| file.location == "saved_model.pb")?;
+    Some(Digest::of(format!("{}\n{}", file.digest, model.signature).as_bytes()))
+}
+
 /// What XLA does when the image starts, for models that it can compile and has not compiled before.
-fn xla(recipe: &Recipe, inputs: &Inputs) -> Result<Option<Xla>, BuildError> {
+fn xla(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    graph: Option<Digest>,
+    lock: LockMode,
+    progress: &Progress,
+) -> Result<Option<Xla>, BuildError> {
     match &inputs.model().content {
-        Content::SavedModel(model) if inputs.compiled.is_none() => Xla::choose(recipe, model.must_compile).map(Some),
+        Content::SavedModel(model) if inputs.compiled.is_none() => {
+            let pin = inputs.lock.xla.filter(|pin| Some(pin.graph) == graph);
+            Xla::choose(recipe, model.must_compile, pin, lock, progress).map(Some)
+        }
         _ => Ok(None),
     }
 }

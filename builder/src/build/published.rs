@@ -190,7 +190,7 @@ impl RuntimeSettings {
 
 /// A lock without what belongs to one model.
 pub(super) fn shared_part(lock: &Lock) -> Lock {
-    Lock { optimized: None, ..lock.clone() }
+    Lock { optimized: None, xla: None, ..lock.clone() }
 }
 
 impl RuntimeRecord {

@@ -153,7 +153,7 @@ pub struct RegistryArgs {
       sends the image to a registry and writes its size report
   imgbuild build model.onnx -o docker-daemon:magika:1 -o oci-archive:magika.tar
       loads it in Docker and writes an archive as well
-  imgbuild build saved_model --xla measure
+  imgbuild build saved_model --xla off
       serves a SavedModel with TensorFlow, compiled by XLA if that is faster
   imgbuild build model.onnx --stack onnx-cuda --gpu sm_75
       runs the model on a T4, with the device code of that GPU alone
@@ -221,7 +221,7 @@ pub struct BuildArgs {
     #[arg(long)]
     pub no_bind: bool,
 
-    /// Whether XLA compiles a SavedModel [default: auto]
+    /// Whether XLA compiles a SavedModel [default: measure]
     #[arg(long, value_enum, value_name = "MODE")]
     pub xla: Option<XlaChoice>,
 

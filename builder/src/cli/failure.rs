@@ -69,7 +69,7 @@ impl From<BuildError> for Failure {
                 exit_code::STORAGE
             }
             BuildError::Compiled { .. } => exit_code::STORAGE,
-            BuildError::Warm { .. } => exit_code::CONTAINER,
+            BuildError::Warm { .. } | BuildError::NotTimed => exit_code::CONTAINER,
             BuildError::Layer { source, .. } if is_about_input(source) => exit_code::UNUSABLE_INPUT,
             BuildError::Layer { .. } => exit_code::STORAGE,
             _ => exit_code::UNUSABLE_INPUT,

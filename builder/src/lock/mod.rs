@@ -52,6 +52,9 @@ pub struct Lock {
     /// The model as the image's runtime optimised it, where it was asked to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimized: Option<OptimizedPin>,
+    /// Whether XLA compiles the model, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xla: Option<XlaPin>,
     /// The image that everything is put upon, where the base is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_image: Option<ParentPin>,
@@ -116,6 +119,16 @@ pub struct OptimizedPin {
     pub from: Digest,
     /// Digest of the result.
     pub sha256: Digest,
+}
+
+/// Whether XLA compiles a model, as measured: times differ between machines and hours, and images must not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct XlaPin {
+    /// Digest of the graph that was measured. Weights are not in it: new ones are served as the old ones were.
+    pub graph: Digest,
+    /// Whether what TensorFlow finds worth it is compiled.
+    pub compile: bool,
 }
 
 /// What is wrong with a lock.

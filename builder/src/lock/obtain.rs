@@ -171,6 +171,7 @@ impl Lock {
             rewriting: request.rewriting,
             device_code: request.device_code.clone(),
             optimized: old.as_ref().filter(|_| mode != LockMode::Update).and_then(|lock| lock.optimized.clone()),
+            xla: old.as_ref().filter(|_| mode != LockMode::Update).and_then(|lock| lock.xla),
             base_image,
             inputs: pins,
             compiler,

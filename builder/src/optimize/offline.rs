@@ -130,7 +130,7 @@ impl Request<'_> {
     fn key(&self, data: &[PathBuf], store: &Store) -> Result<Digest, StoreError> {
         let level = self.recipe.optimize;
         // Server and packages; the pin of an earlier result takes no part in this one.
-        let lock = Lock { optimized: None, ..self.inputs.lock.clone() };
+        let lock = Lock { optimized: None, xla: None, ..self.inputs.lock.clone() };
         let mut text = format!("{OFFLINE}\n{level}\n{}\n{}\n", self.model, Digest::of(lock.to_text().as_bytes()));
         for library in &self.recipe.custom_operators {
             text.push_str(&format!("{}\n", layer::digest_file(library, store)?.0));

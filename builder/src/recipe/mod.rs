@@ -93,11 +93,11 @@ pub enum XlaChoice {
     /// Only what the model itself asks to be compiled.
     Off,
     /// What the model asks for, or else whatever TensorFlow finds worth it.
-    #[default]
     Auto,
     /// What the model asks for; one that asks for nothing is refused.
     Must,
-    /// With and without are timed, and the faster one is kept.
+    /// What the model asks for; for one that asks for nothing, with and without are timed and the faster one is kept.
+    #[default]
     Measure,
 }
 

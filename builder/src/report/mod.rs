@@ -132,8 +132,11 @@ pub struct XlaReport {
     pub cpu: Option<String>,
     /// Why nothing was compiled ahead.
     pub left_out: Option<String>,
-    /// Times of one run, where both ways were measured.
+    /// Times, where both ways were measured.
     pub milliseconds: Option<XlaTimes>,
+    /// What chose the mode, where measuring was to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_by: Option<XlaChooser>,
 }
 
 impl Eq for XlaReport {}
@@ -150,14 +153,38 @@ pub enum XlaMode {
     Model,
 }
 
-/// Medians of one run on one input of the smallest size, in milliseconds.
+/// What chose whether XLA compiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XlaChooser {
+    /// Both ways were measured now, or by an earlier build of the same image on the same processor.
+    Measured,
+    /// The lock, which keeps what was measured.
+    Lock,
+    /// Nothing: it could not be measured.
+    NotMeasured,
+}
+
+/// Medians of both ways, in milliseconds: of a run on one input of the smallest size, and of the start until that first run is done.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct XlaTimes {
-    /// Compiled.
+    /// A run, compiled.
     pub with: f64,
-    /// Not compiled.
+    /// A run, not compiled.
     pub without: f64,
+    /// The start, with what was compiled at hand.
+    #[serde(default)]
+    pub start_with: f64,
+    /// The start, nothing compiled.
+    #[serde(default)]
+    pub start_without: f64,
+    /// The median, over the pairs of starts, of a run with over a run without: what decides.
+    #[serde(default)]
+    pub ratio: f64,
+    /// Pairs of starts.
+    #[serde(default)]
+    pub rounds: u64,
 }
 
 /// Which image it is.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{BASE_IMAGE, SizeReport, XlaMode, XlaReport};
+use super::{BASE_IMAGE, SizeReport, XlaChooser, XlaMode, XlaReport};
 use crate::recipe::Minimize;
 use crate::units::ByteSize;
 
@@ -94,7 +94,13 @@ fn compiled(xla: &XlaReport) -> String {
         XlaMode::Model => "what the model asks for is compiled".to_owned(),
     };
     if let Some(times) = xla.milliseconds {
-        let _ = write!(words, "; {:.1} ms with it, {:.1} ms without", times.with, times.without);
+        let _ = write!(
+            words,
+            "; answers in {:.1} ms with it, {:.1} ms without; starts in {:.0} ms with it, {:.0} ms without",
+            times.with, times.without, times.start_with, times.start_without
+        );
+    } else if xla.chosen_by == Some(XlaChooser::Lock) {
+        words.push_str(", as the lock says");
     }
     match (xla.mode, xla.clusters, &xla.cpu, &xla.left_out) {
         (XlaMode::Off, ..) => {}
