@@ -5,7 +5,7 @@
 # Every start gets a call of a wrong shape and one of an unknown signature.
 #
 #   savedmodel-check.sh            about 20 minutes and 8 GB of disk; a line for every start, and a last line with their number
-#   MODELS=, RUNNERS=              fewer: `MODELS=resnet50 RUNNERS=embedded`
+#   MODELS=, FORMS=, RUNNERS=      fewer: `MODELS=resnet50 FORMS="off aot" RUNNERS=embedded`; OLDER= without the older instruction sets
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -16,6 +16,8 @@ export IMGBUILD_SERVER; IMGBUILD_SERVER=$(realpath "${IMGBUILD_SERVER:-$target/s
 export IMGBUILD_STORE=${IMGBUILD_STORE:-$folder/store}
 models=${MODELS:-basic-pitch resnet50}
 runners=${RUNNERS:-embedded docker}
+forms=${FORMS:-off auto measure aot}
+older=${OLDER-AVX2 SSE41}
 python=$("$root/tests/tools/venv.sh")
 tensorflow=$("$root/tests/tools/venv.sh" "$root/build/venv-tf" "$root/tests/tools/requirements-tf.txt")
 mkdir -p "$folder"
@@ -88,7 +90,7 @@ done
 for name in $models; do
   path=$(model "$name")
   cp -r "$path" "$work/$name"
-  for form in off auto measure aot; do
+  for form in $forms; do
     tolerance=2e-3 options=(--stack tf-xla --xla "$form")
     case $form in
       off) tolerance=1e-4 ;;
@@ -109,7 +111,7 @@ PY
       check "$name" "$form" "$runner" "$tolerance" "$layout"
     done
     case $form in off | auto)
-      for older in AVX2 SSE41; do check "$name" "$form" embedded "$tolerance" "$layout" "ONEDNN_MAX_CPU_ISA=$older"; done ;;
+      for set in $older; do check "$name" "$form" embedded "$tolerance" "$layout" "ONEDNN_MAX_CPU_ISA=$set"; done ;;
     esac
   done
   rm -rf "${work:?}/$name"
