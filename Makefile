@@ -45,6 +45,11 @@ verify-full: build ## send every operator case of the onnx package through the g
 	@IMGBUILD_STORE=build/test-store IMGBUILD_SERVER=$(TARGET)/server/imgserve $$(tests/tools/venv.sh) tests/tools/operator_cases.py \
 	  --imgbuild $(TARGET)/release/imgbuild --folder build/operator-cases --expect tests/tools/operator_cases.txt
 
+.PHONY: savedmodel-check
+savedmodel-check: build ## basic-pitch and ResNet50 by both TensorFlow stacks, embedded and in Docker, against TensorFlow's Python (20 minutes)
+	@tests/tools/install-deps.sh
+	@tests/tools/savedmodel-check.sh
+
 .PHONY: gpu-check
 gpu-check: build ## the GPU stacks without a GPU: read their data anew, build and load images with NVIDIA's real libraries (2 GB to fetch), print the sizes
 	@tests/gpu/evidence.sh

@@ -390,6 +390,23 @@ fn what_keras_stores_twice_is_stored_once() {
     assert_eq!(running.terminate(), Some(0));
 }
 
+/// A share of `make savedmodel-check`: the ResNet50 of keras.applications by both stacks, as TensorFlow's Python answers.
+#[test]
+fn a_resnet50_is_served_by_both_stacks() {
+    let turn = std::fs::File::create(build_folder().join("tensorflow.lock")).expect("a file");
+    turn.lock().expect("it can be locked");
+    let mut command = Command::new(root().join("tests/tools/savedmodel-check.sh"));
+    command
+        .env("IMGBUILD", imgbuild().get_program())
+        .env("IMGBUILD_SERVER", imgserve_path())
+        .env("IMGBUILD_STORE", shared_store());
+    command.env("MODELS", "resnet50").env("FORMS", "off aot").env("RUNNERS", "embedded").env("OLDER", "");
+    let said = text(&succeed(&mut command).stdout);
+    eprintln!("{said}");
+    assert!(said.contains("resnet50, off, embedded: ") && said.contains("resnet50, aot, embedded: "), "{said}");
+    assert!(said.ends_with("savedmodel-check: 2 starts answered as TensorFlow's Python does\n"), "{said}");
+}
+
 #[test]
 fn byte_strings_and_signatures_go_through_tensorflow_servings_api() {
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");

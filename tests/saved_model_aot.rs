@@ -260,6 +260,33 @@ fn equal_inputs_give_equal_images() {
     assert_eq!(json_file(&report)["image"], first["image"]);
 }
 
+/// Another compiler gives other bytes: it is told, and refused where the lock must hold.
+#[test]
+fn another_compiler_than_the_locks_is_named() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
+    let folder = folder.path();
+    let report = build(folder, &made("rows"), &STACK);
+    let linked_by = report["compiled"]["linked_by"].as_str().expect("a compiler");
+    let path = folder.join("imgbuild.lock");
+    let lock = std::fs::read_to_string(&path).expect("a lock");
+    let line = format!("linked-by = \"{linked_by}\"");
+    assert!(lock.contains(&line), "{lock}");
+    let build = |arguments: &[&str]| {
+        let mut command = imgbuild();
+        command.current_dir(folder).args(["build", "model", "--name", "m", "-o", "oci:image:1"]).args(STACK).args(arguments);
+        command
+    };
+    let image = std::fs::read(folder.join("image/index.json")).expect("an image");
+    succeed(&mut build(&["--locked"]));
+    assert_eq!(std::fs::read(folder.join("image/index.json")).expect("an image"), image);
+    std::fs::write(&path, lock.replace(&line, "linked-by = \"g++ 99.0.1\"")).expect("writable");
+    let error = fail_with(&mut build(&["--locked"]), 4);
+    assert!(error.contains(&format!("the C++ compiler is `{linked_by}`, expected `g++ 99.0.1`")), "{error}");
+    let warned = text(&succeed(&mut build(&[])).stderr);
+    assert!(warned.contains("and the lock's was `g++ 99.0.1`"), "{warned}");
+    assert_eq!(std::fs::read_to_string(&path).expect("a lock"), lock);
+}
+
 #[test]
 fn what_cannot_be_compiled_is_refused_by_name() {
     for (error, expected) in [

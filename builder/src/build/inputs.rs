@@ -169,6 +169,10 @@ impl Inputs {
             return Ok(());
         };
         let Content::SavedModel(saved_model) = &model.content else { return Ok(()) };
+        // Before anything is compiled, which takes minutes.
+        if let Some(change) = self.lock.pin_linker(&compiling.programs.version, &recipe.lock_path(), options.lock)? {
+            progress.warn(change);
+        }
         let request = CompileRequest {
             template,
             lock: &self.lock,

@@ -154,6 +154,9 @@ struct Record {
     cache: BTreeMap<String, Digest>,
 }
 
+/// A record with its clusters.
+type Known = (Record, BTreeMap<String, Blob>);
+
 const KIND: &str = "xla-clusters";
 const TIMES: &str = "xla-times";
 
@@ -181,7 +184,7 @@ fn compiled(xla: &mut Xla, cpu: String, key: &Digest, place: &Place<'_>) -> Resu
     Ok(())
 }
 
-fn recall(key: &Digest, store: &Store) -> Result<Option<(Record, BTreeMap<String, Blob>)>, BuildError> {
+fn recall(key: &Digest, store: &Store) -> Result<Option<Known>, BuildError> {
     let Some(record) = store.record(KIND, key).and_then(|record| serde_json::from_slice::<Record>(&record).ok()) else {
         return Ok(None);
     };

@@ -41,6 +41,9 @@ pub struct Lock {
     pub platform: String,
     /// Digest of what was asked for: stack, base and platform with the content of their data files. A lock for another request is stale.
     pub request: Digest,
+    /// What the C++ compiler that linked the model calls itself, where one did. It is the machine's own, so it can be told and not fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linked_by: Option<String>,
     /// The inference server that the image gets.
     pub server: ServerPin,
     /// How libraries are rewritten, where the stack has them rewritten.
@@ -158,6 +161,16 @@ pub enum LockError {
         /// The digest that is pinned.
         expected: Digest,
     },
+    /// The machine's C++ compiler is another one than before, and `--locked` forbids what it would make.
+    #[error("the C++ compiler is `{found}`, expected `{expected}` by the lock `{path}`")]
+    Linker {
+        /// The file.
+        path: PathBuf,
+        /// What this machine has.
+        found: String,
+        /// What is pinned.
+        expected: String,
+    },
     /// It was written by a newer version.
     #[error("the lock `{path}` has {what} {found}, and this version of imgbuild knows up to {known}")]
     Newer {
@@ -211,6 +224,10 @@ impl LockError {
             Self::Stale { .. } => Some("run `imgbuild lock` and commit the change, or build without `--locked`".to_owned()),
             Self::Optimized { .. } => Some(
                 "the runtime gives other bytes on this CPU: build with `--optimize weights`, which gives the same everywhere, or without `--locked`"
+                    .to_owned(),
+            ),
+            Self::Linker { .. } => Some(
+                "install that compiler, name it in CXX, or build once without `--locked`: another one gives the layer `compiled` other bytes"
                     .to_owned(),
             ),
             Self::Newer { .. } => Some("use the version of imgbuild that wrote it, or a newer one".to_owned()),

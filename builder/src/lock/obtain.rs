@@ -167,6 +167,10 @@ impl Lock {
             base: request.base.clone(),
             platform: request.platform.to_string(),
             request: request.digest(),
+            linked_by: old
+                .as_ref()
+                .filter(|_| mode != LockMode::Update && !request.compiler.is_empty())
+                .and_then(|lock| lock.linked_by.clone()),
             server: request.server.clone(),
             rewriting: request.rewriting,
             device_code: request.device_code.clone(),
@@ -208,6 +212,25 @@ impl Lock {
             }
             (LockMode::Locked, None) => {}
             (LockMode::Complete | LockMode::Update, _) => self.optimized = found,
+        }
+        Ok(change)
+    }
+
+    /// Pins the C++ compiler that links the model, or checks it against the pin that is there; gives what changed, for people.
+    ///
+    /// # Errors
+    /// With [`LockMode::Locked`] where it is another one.
+    pub fn pin_linker(&mut self, found: &str, path: &Path, mode: LockMode) -> Result<Option<String>, LockError> {
+        let other = self.linked_by.as_deref().filter(|pin| *pin != found);
+        let change =
+            other.map(|pin| format!("the C++ compiler is `{found}`, and the lock's was `{pin}`: other bytes come of it"));
+        match (mode, other) {
+            (LockMode::Locked, Some(expected)) => {
+                let (path, found, expected) = (path.to_owned(), found.to_owned(), expected.to_owned());
+                return Err(LockError::Linker { path, found, expected });
+            }
+            (LockMode::Locked, None) => {}
+            (LockMode::Complete | LockMode::Update, _) => self.linked_by = Some(found.to_owned()),
         }
         Ok(change)
     }
