@@ -49,6 +49,7 @@ verify-full: build ## send every operator case of the onnx package through the g
 gpu-check: build ## the GPU stacks without a GPU: read their data anew, build and load images with NVIDIA's real libraries (2 GB to fetch), print the sizes
 	@tests/gpu/evidence.sh
 	@tests/gpu/check.sh
+	@tests/gpu/tensorflow.sh
 
 .PHONY: check
 check: lint test ## what CI runs

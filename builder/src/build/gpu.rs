@@ -41,7 +41,11 @@ pub(super) fn server_options(recipe: &Recipe, inputs: &Inputs) -> BTreeMap<&'sta
     let Some(gpu) = &inputs.stack.gpu else { return options };
     options.insert("provider", Value::from(gpu.provider.clone()));
     // TensorFlow opens these by name and says nothing where one is missing, so the server opens them first.
-    let by_name = inputs.stack.opens.iter().filter(|rule| inputs.stack.backend == TENSORFLOW && !rule.optional && rule.from.contains(TENSORFLOW));
+    let by_name = inputs
+        .stack
+        .opens
+        .iter()
+        .filter(|rule| inputs.stack.backend == TENSORFLOW && !rule.optional && rule.from.contains(TENSORFLOW));
     let by_name: Vec<Value> = by_name.map(|rule| Value::from(rule.opens.clone())).collect();
     if !by_name.is_empty() {
         options.insert("provider_libraries", Value::from(by_name));

@@ -220,6 +220,10 @@ impl Candidates {
     /// The stack's own libraries, and those that are kept by request.
     fn add_stack(&mut self, request: &RuntimeRequest<'_>, folder: &ImagePath, store: &Store) -> Result<(), RuntimeError> {
         let mut unknown: Vec<&String> = request.keep.iter().collect();
+        // What is copied on request has a place of its own.
+        let on_request: Vec<_> =
+            request.stack.packages.iter().flat_map(|package| &package.copy).filter(|copy| copy.on_request).collect();
+        let is_copied = |path: &str| on_request.iter().any(|copy| copy.take.iter().any(|take| take.matches(path)));
         for (rule, package) in request.stack.packages.iter().zip(request.stack_packages) {
             for library in &rule.libraries {
                 let entries = match package.files_of(&library.take) {
@@ -242,9 +246,7 @@ impl Candidates {
             }
             for path in file_sizes(package).keys() {
                 let name = path.rsplit('/').next().unwrap_or(path);
-                // What is copied on request has a place of its own.
-                let is_copied = rule.copy.iter().any(|copy| copy.on_request && copy.take.iter().any(|take| take.matches(path)));
-                let wanted = !is_copied && request.keep.iter().any(|kept| kept == name);
+                let wanted = !is_copied(path) && request.keep.iter().any(|kept| kept == name);
                 unknown.retain(|kept| *kept != name);
                 let is_unlinkable = request.stack.omit.iter().any(|rule| rule.unlinkable && rule.library.matches(name));
                 if wanted || (request.minimize == Minimize::Package && is_shared_library(name) && !is_unlinkable) {
