@@ -6,8 +6,23 @@ use crate::tensor_proto::{Reader, TensorProtoError};
 type Result<T> = std::result::Result<T, TensorProtoError>;
 
 /// What feeds, fetches and holds a graph together. It runs on the CPU whatever the rest does, and computes nothing.
-const PLUMBING: [&str; 9] =
-    ["NoOp", "Const", "Identity", "IdentityN", "Placeholder", "VarHandleOp", "ReadVariableOp", "Shape", "HostConst"];
+const PLUMBING: [&str; 15] = [
+    "NoOp",
+    "Const",
+    "HostConst",
+    "Identity",
+    "IdentityN",
+    "Placeholder",
+    "VarHandleOp",
+    "ReadVariableOp",
+    "Shape",
+    "_Arg",
+    "_Retval",
+    "_Send",
+    "_Recv",
+    "_HostSend",
+    "_HostRecv",
+];
 
 /// Counts the nodes by the kind of their device, `CPU` or `GPU`, and names those that the CPU runs.
 ///
@@ -30,7 +45,7 @@ fn count(node: &[u8], placement: &mut Placement) -> Result<()> {
     }
     // `/job:localhost/replica:0/task:0/device:GPU:0`
     let kind = device.rsplit_once("device:").map_or("", |(_, device)| device).split(':').next().unwrap_or_default();
-    if operator.starts_with('_') && !operator.starts_with("_Fused") || PLUMBING.contains(&operator.as_str()) || kind.is_empty() {
+    if kind.is_empty() || PLUMBING.contains(&operator.as_str()) {
         return Ok(());
     }
     *placement.nodes.entry(kind.to_owned()).or_default() += 1;
