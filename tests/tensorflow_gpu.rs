@@ -24,7 +24,7 @@ const PACKAGES: [&str; 10] = [
     "nvidia-cuda-nvrtc-cu12",
     "nvidia-cuda-nvcc-cu12",
 ];
-const OPERATORS: [&str; 5] = ["MatMul", "FFT", "Cholesky", "Conv2D", "XlaCallModule"];
+const OPERATORS: [&str; 6] = ["MatMul", "FFT", "TridiagonalSolve", "SparseMatrixMatMul", "Conv2D", "XlaCallModule"];
 /// What TensorFlow opens before it adds a GPU.
 const GATE: [&str; 7] = [
     "libcudart.so.12",
@@ -116,7 +116,8 @@ fn each_model_gets_what_its_operators_call_and_empty_libraries_for_the_rest_of_t
     for (model, expected) in [
         ("MatMul", ["empty", "empty", "empty", "real", "out", "out", "out"]),
         ("FFT", ["real", "empty", "empty", "real", "out", "out", "out"]),
-        ("Cholesky", ["empty", "real", "real", "real", "out", "out", "out"]),
+        ("TridiagonalSolve", ["empty", "real", "real", "real", "out", "out", "out"]),
+        ("SparseMatrixMatMul", ["empty", "empty", "real", "real", "out", "out", "out"]),
         ("Conv2D", ["empty", "empty", "empty", "real", "real", "out", "real"]),
         ("XlaCallModule", ["real"; 7]),
     ] {
