@@ -54,6 +54,7 @@ savedmodel-check: build ## basic-pitch and ResNet50 by both TensorFlow stacks, e
 gpu-check: build ## the GPU stacks without a GPU: read their data anew, build and load images with NVIDIA's real libraries (2 GB to fetch), print the sizes
 	@tests/gpu/evidence.sh
 	@tests/gpu/check.sh
+	@tests/gpu/tensorflow.sh
 
 .PHONY: check
 check: lint test ## what CI runs

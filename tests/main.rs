@@ -25,5 +25,6 @@ mod saved_model;
 mod saved_model_aot;
 mod supply_chain;
 mod template;
+mod tensorflow_gpu;
 mod vendor;
 mod verify;

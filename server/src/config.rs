@@ -63,6 +63,8 @@ pub struct Config {
     pub provider: Provider,
     /// Options of the provider.
     pub provider_options: BTreeMap<String, String>,
+    /// Libraries that TensorFlow opens for a GPU by name.
+    pub provider_libraries: Vec<String>,
     /// What becomes of parts that the provider leaves to the processor.
     pub cpu_fallback: CpuFallback,
     /// Limits on requests.
@@ -133,7 +135,13 @@ impl Config {
         if present("TF_CPP_MIN_LOG_LEVEL").is_none() {
             // Its lines are not JSON, errors come through its interface as well, and what XLA compiled for this very processor is called
             // an error of a thousand characters for each cluster.
-            variables.push(("TF_CPP_MIN_LOG_LEVEL", if self.log_level == Level::Debug { "0" } else { "3" }.to_owned()));
+            // For a GPU its warnings are kept from standard error and read: why it passes one over is said there alone.
+            let level = match (self.log_level, self.provider) {
+                (Level::Debug, _) => "0",
+                (_, Provider::Cuda) => "1",
+                _ => "3",
+            };
+            variables.push(("TF_CPP_MIN_LOG_LEVEL", level.to_owned()));
         }
         if let Some(XlaCache { folder, writable }) = &self.xla_cache {
             let flags = present("TF_XLA_FLAGS").unwrap_or_default();
@@ -166,6 +174,7 @@ impl Config {
             "session_config": self.session_config,
             "provider": self.provider.name(),
             "provider_options": self.provider_options,
+            "provider_libraries": self.provider_libraries,
             "cpu_fallback": self.cpu_fallback.name(),
             "max_body_bytes": self.limits.body_bytes,
             "max_buffered_bytes": self.limits.buffered_bytes,

@@ -262,16 +262,13 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
             Arc::new(CompiledBackend::open(runtime, config)?)
         }
     };
+    let placed = backend.placement().is_some();
     phases.end_with(Phase::Session, |line| {
         let line = line.field("threads", &config.threads).field("provider", config.provider.name());
         line.optional("nodes", backend.placement().map(|placement| &placement.nodes))
     });
-    if let Some(placement) =
-        backend.placement().filter(|placement| !placement.on_cpu.is_empty() && config.provider != Provider::Cpu)
-    {
-        let total: usize = placement.nodes.values().sum();
-        let message = format!("{} of {total} nodes of the model run on the CPU", placement.on_cpu.len());
-        log::line(Level::Warn, message).field("nodes", &placement.on_cpu).emit();
+    if placed {
+        tell_placement(&*backend, config);
     }
     let outcome = warm_up(&*backend, &config.warm_up, config.warm_up_repeats, config.limits.body_bytes)?;
     let (word, reason, times) = match &outcome {
@@ -281,11 +278,25 @@ fn load(config: &Config, phases: &Phases) -> Result<Arc<dyn Backend>, StartError
     };
     let first = times.map(|times| crate::phases::milliseconds(times.first));
     let median = times.map(|times| crate::phases::milliseconds(times.median));
+    // TensorFlow says only now where nodes run.
+    let learned = backend.placement().filter(|_| !placed).map(|placement| &placement.nodes);
     phases.end_with(Phase::WarmUp, |line| {
         let line = line.field("outcome", word).optional("reason", reason);
-        line.optional("first_ms", first).optional("median_ms", median)
+        line.optional("first_ms", first).optional("median_ms", median).optional("nodes", learned)
     });
+    if !placed {
+        tell_placement(&*backend, config);
+    }
     Ok(backend)
+}
+
+/// Warns of nodes that run on the CPU although another provider was asked for.
+fn tell_placement(backend: &dyn Backend, config: &Config) {
+    let placement = backend.placement().filter(|placement| !placement.on_cpu.is_empty() && config.provider != Provider::Cpu);
+    let Some(placement) = placement else { return };
+    let total: usize = placement.nodes.values().sum();
+    let message = format!("{} of {total} nodes of the model run on the CPU", placement.on_cpu.len());
+    log::line(Level::Warn, message).field("nodes", &placement.on_cpu).emit();
 }
 
 /// Answers requests on a thread of its own while this one, the first, loads the model.

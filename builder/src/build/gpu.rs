@@ -11,6 +11,9 @@ use crate::recipe::{Minimize, Recipe};
 use crate::report::{GpuReport, OnCpu};
 use crate::template::{Gpu, StackTemplate};
 
+/// What the backend is called, and begins the names of its libraries.
+const TENSORFLOW: &str = "tensorflow";
+
 /// The GPUs that an image of a recipe has device code for; `all` where none was taken out.
 fn architectures(recipe: &Recipe, gpu: &Gpu) -> String {
     let gpus = if recipe.gpus.is_empty() { &gpu.architectures } else { &recipe.gpus };
@@ -37,6 +40,16 @@ pub(super) fn server_options(recipe: &Recipe, inputs: &Inputs) -> BTreeMap<&'sta
     let mut options = BTreeMap::new();
     let Some(gpu) = &inputs.stack.gpu else { return options };
     options.insert("provider", Value::from(gpu.provider.clone()));
+    // TensorFlow opens these by name and says nothing where one is missing, so the server opens them first.
+    let by_name = inputs
+        .stack
+        .opens
+        .iter()
+        .filter(|rule| inputs.stack.backend == TENSORFLOW && !rule.optional && rule.from.contains(TENSORFLOW));
+    let by_name: Vec<Value> = by_name.map(|rule| Value::from(rule.opens.clone())).collect();
+    if !by_name.is_empty() {
+        options.insert("provider_libraries", Value::from(by_name));
+    }
     let mut provider: BTreeMap<&String, &String> = BTreeMap::new();
     let mut session: BTreeMap<&String, &String> = BTreeMap::new();
     for rule in inputs.stack.applied(inputs.model.as_ref(), recipe.minimize, &recipe.keep) {

@@ -319,7 +319,15 @@ impl Choice {
                     choice.on_cpu = kernels.map(|kernels| nodes_without_kernel(onnx, &kernels)).unwrap_or_default();
                     choice.on_cpu.retain(|operator, _| !recipe.custom_domains.contains(&operator.domain));
                 }
-                Content::SavedModel(saved) => saved.check_operators(&TensorFlowOperators::parse(&text)?, &model.path)?,
+                Content::SavedModel(saved) => {
+                    saved.check_operators(&TensorFlowOperators::parse(&text)?, &model.path)?;
+                    if let Some((gpu, file)) = gpu.as_ref().and_then(|gpu| Some((gpu, gpu.kernels.as_ref()?))) {
+                        let loaded = Data::locate().operators(file)?;
+                        let mut kernels = TensorFlowOperators::parse(&String::from_utf8_lossy(&loaded.value))?;
+                        kernels.provide(&gpu.operators);
+                        choice.on_cpu = saved.nodes_without_kernel(&kernels);
+                    }
+                }
             }
         }
         Ok(choice)
@@ -490,7 +498,8 @@ fn check_stack(stack: &StackTemplate, model: Option<&Model>, recipe: &Recipe) ->
     }
     if let Some(gpu) = recipe.gpus.first().filter(|_| stack.gpu.is_none()) {
         let what = format!("{gpu} (`--gpu`)");
-        return Err(wrong(what, "a stack that runs on a GPU, such as `onnx-cuda`; this one runs on the CPU".to_owned()));
+        let other = if format == Some(ModelFormat::SavedModel) { "tf-xla-gpu" } else { "onnx-cuda" };
+        return Err(wrong(what, format!("a stack that runs on a GPU, such as `{other}`; this one runs on the CPU")));
     }
     if let Some(stack_gpu) = stack.gpu.as_ref().filter(|gpu| !gpu.architectures.is_empty())
         && let Some(gpu) = recipe.gpus.iter().find(|gpu| !stack_gpu.architectures.contains(gpu))

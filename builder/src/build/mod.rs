@@ -106,7 +106,7 @@ pub fn build(recipe: &Recipe, options: &BuildOptions, store: &Store, progress: &
     let composition = sizes::composition(recipe, &inputs, &runtime);
     if let Some(before) = xla.take() {
         let image = assemble(recipe, &inputs, options, &written, &composition);
-        let after = warm::warm(before, recipe, &image, store, progress)?;
+        let after = warm::warm(before, recipe, inputs.stack.gpu.as_ref(), &image, store, progress)?;
         tree = lay_out(Some(&after))?;
         written = write_again(&tree, finished, &format, &written, store, progress)?;
         if let Some((graph, compile)) = graph.zip(after.measured()).filter(|_| options.lock != LockMode::Locked) {

@@ -29,6 +29,7 @@ use crate::report::{XlaChooser, XlaMode, XlaReport, XlaTimes};
 use crate::runner::embedded::Embedded;
 use crate::runner::{ContainerSpec, Runner, RunnerError, RunningContainer, wait_until_ready};
 use crate::store::{Blob, Store};
+use crate::template::Gpu;
 
 /// How long a server may take to compile everything and become ready.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -102,9 +103,19 @@ impl Xla {
 ///
 /// # Errors
 /// Where the image does not start: it would not start elsewhere either.
-pub(super) fn warm(mut xla: Xla, recipe: &Recipe, image: &Image, store: &Store, progress: &Progress) -> Result<Xla, BuildError> {
+pub(super) fn warm(
+    mut xla: Xla,
+    recipe: &Recipe,
+    gpu: Option<&Gpu>,
+    image: &Image,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Xla, BuildError> {
     if xla.report.mode == XlaMode::Off {
         return Ok(xla);
+    }
+    if gpu.is_some() {
+        return Ok(left_out(xla, "it compiles for the GPU that the image finds when it starts".to_owned(), progress));
     }
     let cpu = match processor(recipe.warm, recipe.platform, Platform::host(), Cpu::of_host()) {
         Ok(cpu) => cpu,

@@ -95,7 +95,7 @@ pub struct RecipeArgs {
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
 
-    /// Runtime stack: auto, onnx-cpu, onnx-cuda, onnx-tensorrt, onnx-tensorrt-rtx, tf-xla or tf-xla-aot
+    /// Runtime stack: auto, onnx-cpu, onnx-cuda, onnx-tensorrt, onnx-tensorrt-rtx, tf-xla, tf-xla-aot or tf-xla-gpu
     #[arg(long, value_name = "STACK")]
     pub stack: Option<String>,
 
@@ -159,6 +159,8 @@ pub struct RegistryArgs {
       runs the model on a T4, with the device code of that GPU alone
   imgbuild build saved_model --stack tf-xla-aot --batch 1,8
       compiles a SavedModel into a library of its own, for batches of 1 and 8 rows
+  imgbuild build saved_model --stack tf-xla-gpu --gpu sm_80
+      runs a SavedModel on an A100, with TensorFlow and the device code of that GPU alone
   imgbuild build --locked --offline
       builds imgbuild.toml from the store alone, with exactly the pinned inputs
   imgbuild build model.onnx --platform linux/amd64,linux/arm64 --server imgserve-{arch} -t localhost:5000/acme/magika:1 --push

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::rewriting::{changes, gpus};
-use super::{RuntimeError, RuntimeRequest, SERVER_PATH, file_sizes, on_disk};
+use super::{RuntimeError, RuntimeRequest, SERVER_PATH, file_sizes, on_disk, stand_in};
 use crate::digest::Digest;
 use crate::elf::{ElfObject, Machine};
 use crate::fatbin::Sm;
@@ -220,6 +220,10 @@ impl Candidates {
     /// The stack's own libraries, and those that are kept by request.
     fn add_stack(&mut self, request: &RuntimeRequest<'_>, folder: &ImagePath, store: &Store) -> Result<(), RuntimeError> {
         let mut unknown: Vec<&String> = request.keep.iter().collect();
+        // What is copied on request has a place of its own.
+        let on_request: Vec<_> =
+            request.stack.packages.iter().flat_map(|package| &package.copy).filter(|copy| copy.on_request).collect();
+        let is_copied = |path: &str| on_request.iter().any(|copy| copy.take.iter().any(|take| take.matches(path)));
         for (rule, package) in request.stack.packages.iter().zip(request.stack_packages) {
             for library in &rule.libraries {
                 let entries = match package.files_of(&library.take) {
@@ -236,19 +240,19 @@ impl Candidates {
                             gpus: gpus(library, request),
                             also: library.also.clone(),
                         };
-                        self.add_library(package, entry, folder, placing, store)?;
+                        self.add_library(package, entry, folder, placing, request, store)?;
                     }
                 }
             }
             for path in file_sizes(package).keys() {
                 let name = path.rsplit('/').next().unwrap_or(path);
-                let wanted = request.keep.iter().any(|kept| kept == name);
+                let wanted = !is_copied(path) && request.keep.iter().any(|kept| kept == name);
                 unknown.retain(|kept| *kept != name);
                 let is_unlinkable = request.stack.omit.iter().any(|rule| rule.unlinkable && rule.library.matches(name));
                 if wanted || (request.minimize == Minimize::Package && is_shared_library(name) && !is_unlinkable) {
                     let entry = package.entry(path).expect("the path is one of the package's");
                     let placing = Placing { by_soname: false, changes: Vec::new(), gpus: Vec::new(), also: Vec::new() };
-                    let placed = self.add_library(package, entry, folder, placing, store)?;
+                    let placed = self.add_library(package, entry, folder, placing, request, store)?;
                     self.kept.push(placed);
                 }
             }
@@ -265,6 +269,7 @@ impl Candidates {
         entry: &PackageEntry,
         folder: &ImagePath,
         placing: Placing,
+        request: &RuntimeRequest<'_>,
         store: &Store,
     ) -> Result<String, RuntimeError> {
         let file_name = entry.path.rsplit('/').next().unwrap_or(&entry.path).to_owned();
@@ -286,6 +291,15 @@ impl Candidates {
             }
         }
         let path = candidate.path.to_string();
+        if request.stand_in_of(candidate.path.file_name()).is_some() {
+            let library = stand_in::write(candidate.path.file_name(), request.platform);
+            let blob = store.add(library.as_slice(), None)?;
+            candidate.kind = on_disk(blob.path, blob.size, Some(blob.digest));
+            candidate.size = blob.size;
+            candidate.origin = Origin::Generated;
+            self.add(candidate);
+            return Ok(path);
+        }
         candidate.changes = placing.changes;
         candidate.gpus = placing.gpus;
         for name in placing.also {

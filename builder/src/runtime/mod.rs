@@ -10,6 +10,7 @@ mod licence;
 mod omissions;
 mod parent;
 mod rewriting;
+mod stand_in;
 
 pub use error::RuntimeError;
 
@@ -90,6 +91,11 @@ impl RuntimeRequest<'_> {
     /// The stack's rules that leave libraries out of this image.
     fn applied(&self) -> impl Iterator<Item = &OmissionRule> {
         self.stack.applied(self.model, self.minimize, self.keep)
+    }
+
+    /// The rule by which an empty library takes the place of this one.
+    fn stand_in_of(&self, library: &str) -> Option<&OmissionRule> {
+        self.applied().find(|rule| rule.stand_in && rule.library.matches(library))
     }
 }
 
@@ -184,7 +190,11 @@ impl Runtime {
                 from: whose(&candidate.origin),
                 chain: chain.clone(),
             });
-            self.take(candidate, chain.last().cloned().unwrap_or_default());
+            let mut reason = chain.last().cloned().unwrap_or_default();
+            if let Some(rule) = request.stand_in_of(candidate.path.file_name()) {
+                reason = format!("an empty library in the place of one that is opened and not called: {}", rule.reason);
+            }
+            self.take(candidate, reason);
             for name in &object.paths {
                 for link in candidates.root.links(name) {
                     if let Some(link) = candidates.links.get(&link) {
@@ -238,13 +248,21 @@ impl Runtime {
         }
         for (rule, package) in request.stack.packages.iter().zip(request.stack_packages) {
             for copy in &rule.copy {
+                let kept = |name: &str| request.keep.iter().any(|kept| kept == name);
                 let entry = match package.files_of(&copy.take) {
                     Ok(found) => found[0],
                     Err(PackageError::NoEntry { .. }) if copy.optional => continue,
                     Err(error) => return Err(error.into()),
                 };
                 let path = request.place(copy.to.at(request.platform))?;
-                let candidate = Candidate::of_entry(package, entry, path, LayerName::Runtime, store)?;
+                if copy.on_request && !kept(path.file_name()) {
+                    continue;
+                }
+                let mut candidate = Candidate::of_entry(package, entry, path, LayerName::Runtime, store)?;
+                if copy.on_request {
+                    // Wheels keep programs for their owner and group.
+                    candidate.mode = 0o755;
+                }
                 self.take(&candidate, copy.reason.clone());
             }
         }
@@ -274,7 +292,7 @@ fn opens(request: &RuntimeRequest<'_>, candidates: &Candidates) -> Vec<RuntimeOp
     let names: Vec<&str> = candidates.files.values().map(|candidate| candidate.path.file_name()).collect();
     for rule in request.stack.opens.iter().chain(&request.base.opens) {
         for opened in names_of(&rule.opens, &names) {
-            if request.applied().any(|omission| omission.library.matches(&opened)) {
+            if request.applied().any(|omission| !omission.stand_in && omission.library.matches(&opened)) {
                 continue;
             }
             opens.push(RuntimeOpen {

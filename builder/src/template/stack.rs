@@ -14,8 +14,8 @@ use crate::recipe::Minimize;
 use crate::rewrite::BindRules;
 use crate::source::{Glob, Request, WheelTags};
 
-/// The newest format of templates that is read. 2 added what stacks for GPUs say (`docs/spec/templates.md`).
-const FORMAT: i64 = 2;
+/// The newest format of templates that is read. 2 added what stacks for GPUs say, 3 stand-ins (`docs/spec/templates.md`).
+const FORMAT: i64 = 3;
 
 /// A runtime stack: which packages it is made of, what of them goes into an image, and what surrounds it there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +181,9 @@ pub struct Copy {
     /// Whether a package without such a file is in order.
     #[serde(default)]
     pub optional: bool,
+    /// Whether it is copied only where it is kept by name (`--keep`); it is a program then.
+    #[serde(default)]
+    pub on_request: bool,
     /// What it is for.
     pub reason: String,
 }
@@ -227,6 +230,9 @@ pub struct Omission {
     /// Whether it stays out at every level, since what it needs is in no package of the stack.
     #[serde(default)]
     pub unlinkable: bool,
+    /// Whether an empty library of its name takes its place, since what opens it does not work without.
+    #[serde(default)]
+    pub stand_in: bool,
     /// Options of the provider that have to go with it.
     #[serde(default)]
     pub provider_options: BTreeMap<String, String>,

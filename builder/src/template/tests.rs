@@ -82,7 +82,7 @@ fn the_default_base_places_files_of_debian_where_its_links_lead() {
 fn what_does_not_fit_together_is_refused() {
     let stack = |from: &str, to: &str| StackTemplate::parse(&STACK.replacen(from, to, 1), "x.toml").expect_err(to).to_string();
     let base = |from: &str, to: &str| BaseImage::parse(&BASE.replacen(from, to, 1), "x.toml").expect_err(to).to_string();
-    assert!(stack("format = 1", "format = 3").contains("has format 3"));
+    assert!(stack("format = 1", "format = 4").contains("has format 4"));
     assert!(stack("entry = [\"libonnxruntime.so.1\"]", "entry = []").contains("`entry` names no library"));
     assert!(stack("version = \"1.32.0\"", "version = \"1.29.0\"").contains("is refused"));
     assert!(stack("optional = true", "optinal = true").contains("unknown key `optinal`"));

@@ -4,7 +4,10 @@
 
 mod call;
 mod compiled;
+mod gpu;
 mod options;
+mod placement;
+mod said;
 mod signature;
 mod value;
 
@@ -12,14 +15,15 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, c_int};
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use self::compiled::unfit;
 
 use self::call::{Buffer, Failure, Output, Session, SessionOptions, Status, api};
+use self::gpu::GpuOptions;
 use self::signature::{Outlet, Signature};
-use super::{Backend, Cancel, LoadError, ModelInterface, RunError, TensorSpec, UnservedOutput};
-use crate::config::Config;
+use super::{Backend, Cancel, LoadError, ModelInterface, Placement, ProviderFault, RunError, TensorSpec, UnservedOutput};
+use crate::config::{Config, CpuFallback, Provider};
 use crate::log::{self, Level};
 use crate::tensor::Tensor;
 
@@ -65,6 +69,16 @@ pub struct TensorFlowBackend {
 struct Shared {
     session: Session,
     run_options: Buffer,
+    /// Where nodes run, and what becomes of those on the CPU; none where everything runs there.
+    placing: Option<Placing>,
+}
+
+/// Where nodes run, once the first run has told.
+struct Placing {
+    /// Options of a run that tells.
+    run_options: Buffer,
+    fallback: CpuFallback,
+    placement: OnceLock<Placement>,
 }
 
 /// A tensor's place in the graph.
@@ -86,13 +100,25 @@ impl TensorFlowBackend {
         let file = path.join("saved_model.pb");
         // The runtime's own words for these say less.
         std::fs::File::open(&file).map_err(|source| LoadError::ModelUnreadable { path: file.clone(), source })?;
-        let options = SessionOptions::new(&options::session(config.threads, config.xla))
+        let gpu = GpuOptions::of(config)?;
+        let soft = config.cpu_fallback == CpuFallback::Report;
+        let options = SessionOptions::new(&options::session(config.threads, config.xla, gpu.as_ref().map(|gpu| (gpu, soft))))
             .map_err(|failure| LoadError::Option { what: "the session's options".into(), message: failure.message })?;
         let tags =
             config.saved_model_tags.iter().map(|tag| CString::new(tag.as_str())).collect::<Result<Vec<_>, _>>().map_err(
                 |_| LoadError::Option { what: "`saved_model_tags`".into(), message: "a tag holds a zero byte".into() },
             )?;
-        let (session, meta_graph) = Session::load(path, &tags, &options).map_err(|failure| refused(path, failure))?;
+        let load = || Session::load(path, &tags, &options);
+        let (session, meta_graph) = if gpu.is_some() {
+            gpu::prepare(config)?;
+            // Its own lines are wanted as they come where everything is logged.
+            let (loaded, said) = if log::enabled(Level::Debug) { (load(), Vec::new()) } else { said::during(load) };
+            let loaded = loaded.map_err(|failure| gpu::fault_of(&failure).unwrap_or_else(|| refused(path, failure)))?;
+            gpu::check(&loaded.0, &said)?;
+            loaded
+        } else {
+            load().map_err(|failure| refused(path, failure))?
+        };
         let mut signatures = signature::parse(meta_graph.bytes())
             .map_err(|error| refused(path, Failure { code: 3, message: format!("its signatures are damaged: {error}") }))?;
         let Some(chosen) = signatures.remove(&config.signature) else {
@@ -100,7 +126,12 @@ impl TensorFlowBackend {
             return Err(LoadError::Signature { path: path.clone(), signature: config.signature.clone(), known });
         };
         let run_options = Buffer::of(&options::run(config.limits.request_timeout));
-        let shared = Arc::new(Shared { session, run_options });
+        let placing = gpu.is_some().then(|| Placing {
+            run_options: Buffer::of(&options::telling_run(config.limits.request_timeout)),
+            fallback: config.cpu_fallback,
+            placement: OnceLock::new(),
+        });
+        let shared = Arc::new(Shared { session, run_options, placing });
         let mut main = Self::of(config.signature.clone(), &chosen, runtime, &shared, path)?;
         for output in &main.interface.unserved {
             log::line(Level::Warn, format_args!("output `{}` is {} and is not served", output.name, output.kind)).emit();
@@ -180,6 +211,10 @@ impl Backend for TensorFlowBackend {
         &self.others
     }
 
+    fn placement(&self) -> Option<&Placement> {
+        self.shared.placing.as_ref()?.placement.get()
+    }
+
     /// Runs the graph. The C interface cannot stop one run from outside, so a cancelled one ends by itself or by the time
     /// limit that every run has.
     fn run(&self, inputs: Vec<Tensor>, outputs: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, RunError> {
@@ -194,12 +229,16 @@ impl Backend for TensorFlowBackend {
         let mut results = vec![ptr::null_mut(); outputs.len()];
         let count = |length: usize| c_int::try_from(length).map_err(|_| too_large());
         let status = Status::new();
+        // The first run on a GPU tells where nodes run.
+        let telling = self.shared.placing.as_ref().filter(|placing| placing.placement.get().is_none());
+        let metadata = telling.map(|_| Buffer::empty());
+        let run_options = telling.map_or(&self.shared.run_options, |placing| &placing.run_options);
         // SAFETY: places and tensors are as many as is said and live through the call; the library allows many threads to
         // run one session.
         unsafe {
             (api().TF_SessionRun)(
                 self.shared.session.as_ptr(),
-                self.shared.run_options.as_ptr(),
+                run_options.as_ptr(),
                 input_places.as_ptr(),
                 input_values.as_ptr(),
                 count(input_places.len())?,
@@ -208,13 +247,16 @@ impl Backend for TensorFlowBackend {
                 count(output_places.len())?,
                 ptr::null(),
                 0,
-                ptr::null_mut(),
+                metadata.as_ref().map_or(ptr::null_mut(), Buffer::as_ptr),
                 status.as_ptr(),
             );
         }
         // Whatever it wrote is taken over before anything else may fail.
         let results: Vec<_> = results.into_iter().map(call::Tensor::from_raw).collect();
         status.check().map_err(run_error)?;
+        if let (Some(placing), Some(metadata)) = (telling, metadata) {
+            placing.learn(metadata.bytes())?;
+        }
         results
             .into_iter()
             .zip(outputs)
@@ -228,6 +270,31 @@ impl Backend for TensorFlowBackend {
             })
             .collect()
     }
+}
+
+impl Placing {
+    /// Takes over what a run told.
+    fn learn(&self, metadata: &[u8]) -> Result<(), RunError> {
+        // A message that cannot be read is no reason to fail a request.
+        let Ok(placement) = placement::parse(metadata) else { return Ok(()) };
+        let placement = self.placement.get_or_init(|| placement);
+        let on_gpu = placement.nodes.get("GPU").copied().unwrap_or_default();
+        let (fault, message) = match (on_gpu, placement.on_cpu.len(), self.fallback) {
+            (0, on_cpu, _) if on_cpu > 0 => {
+                (ProviderFault::Nothing, format!("all {on_cpu} nodes of the model run on the CPU: {}", first(&placement.on_cpu)))
+            }
+            (_, on_cpu, CpuFallback::Refuse) if on_cpu > 0 => {
+                (ProviderFault::OnCpu, format!("{on_cpu} nodes of the model run on the CPU: {}", first(&placement.on_cpu)))
+            }
+            _ => return Ok(()),
+        };
+        Err(RunError::Provider { provider: Provider::Cuda.name(), fault, message, found: None })
+    }
+}
+
+/// The first few of many names.
+fn first(names: &[String]) -> String {
+    names.iter().take(8).cloned().collect::<Vec<_>>().join(", ")
 }
 
 /// TensorFlow's numbers of what went wrong.

@@ -68,7 +68,8 @@ pub const KEYS: &[Key] = &[
     key("cpu", Kind::Text, "instruction sets that the model was optimised for, as --optimize prints them [any]"),
     key("session_config", Kind::Map, "session configuration entries of the runtime [none]"),
     key("provider", Kind::Text, "what runs the model: cpu, cuda, tensorrt or nv-tensorrt-rtx [cpu]"),
-    key("provider_options", Kind::Map, "options of the provider, such as device_id and enable_cudnn [none]"),
+    key("provider_options", Kind::Map, "options of the provider, such as device_id and enable_cudnn, or allow_growth [none]"),
+    key("provider_libraries", Kind::List, "what TensorFlow opens for a GPU; each is tried, and named where it is missing [none]"),
     key(
         "cpu_fallback",
         Kind::Text,

@@ -47,8 +47,14 @@ impl Reader {
         let graph_optimization =
             self.one_of("graph_optimization_level", GraphOptimization::ALL)?.unwrap_or(GraphOptimization::All);
         let provider = self.one_of("provider", Provider::ALL)?.unwrap_or(Provider::Cpu);
-        if provider != Provider::Cpu && runtime != RuntimeKind::OnnxRuntime {
-            return Err(self.wrong("provider", "`cpu`, since only `onnxruntime` has others"));
+        match (runtime, provider) {
+            (_, Provider::Cpu) | (RuntimeKind::OnnxRuntime, _) | (RuntimeKind::TensorFlow, Provider::Cuda) => {}
+            (RuntimeKind::TensorFlow, _) => {
+                return Err(self.wrong("provider", "`cpu` or `cuda`, since only `onnxruntime` has others"));
+            }
+            (RuntimeKind::Compiled, _) => {
+                return Err(self.wrong("provider", "`cpu`, since only `onnxruntime` and `tensorflow` have others"));
+            }
         }
         let log_level = self.choice("log_level", &["error", "warn", "info", "debug"])?;
         let log_format = self.choice("log_format", &["json", "text"])?;
@@ -80,6 +86,7 @@ impl Reader {
             session_config: self.map("session_config")?,
             provider,
             provider_options: self.map("provider_options")?,
+            provider_libraries: self.list("provider_libraries")?,
             cpu_fallback: self.one_of("cpu_fallback", CpuFallback::ALL)?.unwrap_or(CpuFallback::Report),
             limits,
             warm_up,

@@ -26,6 +26,7 @@ use self::graph::{File, MetaGraph, Tagged};
 use self::proto::TensorInfo;
 use super::error::{ModelError, SINGLE_FILE_LIMIT};
 use super::external::{self, ExternalFile};
+use super::onnx::OperatorId;
 use super::value::{DataType, Dimension, Value, ValueType};
 
 /// The file that makes a folder a SavedModel.
@@ -213,6 +214,15 @@ impl SavedModel {
     }
 }
 
+impl SavedModel {
+    /// Counts the nodes whose operator is not in a table of kernels, by operator.
+    #[must_use]
+    pub fn nodes_without_kernel(&self, kernels: &TensorFlowOperators) -> BTreeMap<OperatorId, u64> {
+        let missing = self.operators.iter().filter(|(name, _)| !kernels.operators.contains(name.as_str()));
+        missing.map(|(name, count)| (OperatorId::new("tensorflow", name), *count)).collect()
+    }
+}
+
 /// The operators of a release of TensorFlow, as `tests/tools/tensorflow_operators.py` writes them.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,6 +235,11 @@ pub struct TensorFlowOperators {
 
 impl TensorFlowOperators {
     const FORMAT: u32 = 1;
+
+    /// Adds operators, written `tensorflow:Name`.
+    pub fn provide(&mut self, operators: &[String]) {
+        self.operators.extend(operators.iter().filter_map(|operator| operator.strip_prefix("tensorflow:")).map(str::to_owned));
+    }
 
     /// Reads a table from its text.
     ///

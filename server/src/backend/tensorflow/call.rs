@@ -71,6 +71,10 @@ functions! {
     TF_LoadSessionFromSavedModel: fn(
         *const Opaque, *const RawBuffer, *const c_char, *const *const c_char, c_int, *mut Opaque, *mut RawBuffer, *mut Opaque
     ) -> *mut Opaque;
+    TF_SessionListDevices: fn(*mut Opaque, *mut Opaque) -> *mut Opaque;
+    TF_DeleteDeviceList: fn(*mut Opaque);
+    TF_DeviceListCount: fn(*const Opaque) -> c_int;
+    TF_DeviceListType: fn(*const Opaque, c_int, *mut Opaque) -> *const c_char;
     TF_GraphOperationByName: fn(*mut Opaque, *const c_char) -> *mut Opaque;
     TF_OperationNumOutputs: fn(*mut Opaque) -> c_int;
     TF_NewTensor: fn(c_int, *const i64, c_int, *mut c_void, usize, Deallocator, *mut c_void) -> *mut Opaque;
@@ -153,6 +157,8 @@ owner!(/// A graph.
     Graph, Opaque, TF_DeleteGraph);
 owner!(/// A tensor.
     Tensor, Opaque, TF_DeleteTensor);
+owner!(/// The devices of a session.
+    Devices, Opaque, TF_DeleteDeviceList);
 owner!(/// Bytes.
     Buffer, RawBuffer, TF_DeleteBuffer);
 
@@ -186,7 +192,7 @@ impl SessionOptions {
 }
 
 impl Buffer {
-    fn empty() -> Self {
+    pub fn empty() -> Self {
         // SAFETY: it takes nothing.
         Self(NonNull::new(unsafe { (api().TF_NewBuffer)() }).expect("it ends the process when there is no memory"))
     }
@@ -253,6 +259,18 @@ impl Session {
 
     pub fn as_ptr(&self) -> *mut Opaque {
         self.session.as_ptr()
+    }
+
+    /// The types of the session's devices, such as `CPU` and `GPU`.
+    pub fn devices(&self) -> Result<Vec<String>, Failure> {
+        let status = Status::new();
+        // SAFETY: session and status are valid, indices are below the count, and each type lives as long as the list.
+        unsafe {
+            let list = (api().TF_SessionListDevices)(self.as_ptr(), status.as_ptr());
+            let Some(list) = NonNull::new(list).map(Devices) else { return status.check().map(|()| Vec::new()) };
+            let count = (api().TF_DeviceListCount)(list.as_ptr());
+            Ok((0..count).map(|index| c_text((api().TF_DeviceListType)(list.as_ptr(), index, status.as_ptr()))).collect())
+        }
     }
 
     /// Finds a tensor by its name in the graph, `operation:index`.
