@@ -65,6 +65,8 @@ pub struct Config {
     pub provider_options: BTreeMap<String, String>,
     /// What becomes of parts that the provider leaves to the processor.
     pub cpu_fallback: CpuFallback,
+    /// Operators that the provider alone may run, since the image was built without what it needs for others.
+    pub gpu_operators: Vec<String>,
     /// Limits on requests.
     pub limits: Limits,
     /// What the model is run on before it is ready.
@@ -167,6 +169,7 @@ impl Config {
             "provider": self.provider.name(),
             "provider_options": self.provider_options,
             "cpu_fallback": self.cpu_fallback.name(),
+            "gpu_operators": self.gpu_operators,
             "max_body_bytes": self.limits.body_bytes,
             "max_buffered_bytes": self.limits.buffered_bytes,
             "max_header_bytes": self.limits.header_bytes,

@@ -83,5 +83,7 @@ for model in tiny-bert cnn; do
   check onnx-cuda "$model" sm_75 --gpu sm_75
   check onnx-cuda "$model" sm_75-vendor --gpu sm_75 --prune-vendor
 done
+# The oldest cuDNN that goes with the provider, and the smallest (docs/decisions/0010-gpu-stacks.md).
+check onnx-cuda cnn sm_75-vendor-cudnn-9.15 --gpu sm_75 --prune-vendor --package nvidia-cudnn-cu13=9.15.1.9
 check onnx-tensorrt-rtx cnn rtx
 exit $failed

@@ -223,7 +223,7 @@ impl Inputs {
             platform: recipe.platform,
             minimize: recipe.minimize,
             bind: recipe.bind,
-            gpus: &recipe.gpus,
+            gpus: recipe.device_gpus(),
             prune_vendor: recipe.prune_vendor,
             keep: &recipe.keep,
         }
@@ -517,7 +517,7 @@ fn rewriting(stack: &StackTemplate, recipe: &Recipe) -> Option<RewritingPin> {
         .packages
         .iter()
         .flat_map(|package| &package.libraries)
-        .filter(|rule| rule.strip || rule.bind.is_some() || !rule.drop_needed.is_empty());
+        .filter(|rule| rule.strip || rule.bind.is_some() || !rule.drop_needed.is_empty() || (rule.pack && recipe.prune_vendor));
     rules.next().map(|_| RewritingPin { format: REWRITE_FORMAT, bind: recipe.bind })
 }
 

@@ -151,6 +151,21 @@ impl fmt::Display for User {
     }
 }
 
+/// Which of the recipe's GPUs one image has device code for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GpuPart {
+    /// All of them; there is no other image.
+    #[default]
+    Only,
+    /// All of them, beside images for one GPU each.
+    All,
+    /// This one, beside others.
+    One(Sm),
+}
+
+/// What stands for the GPU in tags and outputs of an image for one GPU.
+pub const GPU_PLACE: &str = "{gpu}";
+
 /// A file of the user's own that goes into the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtraFile {
@@ -223,8 +238,10 @@ pub struct Recipe {
     pub keep: Vec<String>,
     /// Whether lookups within libraries are bound, where the stack allows it.
     pub bind: bool,
-    /// The GPUs that device code is kept for, sorted; none keeps all of it.
+    /// The GPUs that device code is kept for, sorted; none keeps all of it. The lock pins all of them, whatever `part` says.
     pub gpus: Vec<Sm>,
+    /// Which of them this image is for.
+    pub part: GpuPart,
     /// Whether the vendor's own libraries are pruned too.
     pub prune_vendor: bool,
     /// What is taken of packages of the stack, by their names; paths are relative to the folder.
@@ -282,8 +299,12 @@ pub struct Overrides {
     pub bind: Option<bool>,
     /// GPUs that device code is kept for, in place of those of the file.
     pub gpus: Vec<Sm>,
+    /// Which of them the image is for.
+    pub part: GpuPart,
     /// Whether the vendor's own libraries are pruned too.
     pub prune_vendor: Option<bool>,
+    /// Packages of the stack in another version or from another place, before those of the file; paths are the process's.
+    pub packages: Vec<(String, PackageEntry)>,
     /// Whether XLA compiles a SavedModel.
     pub xla: Option<XlaChoice>,
     /// Whether the image is run once while it is built.
@@ -408,11 +429,21 @@ impl Recipe {
         let cpu = overrides.cpu.or_else(|| written.saved_model.cpu.clone());
         let saved_model = written.saved_model.selection()?;
         let gpus = gpus(overrides.gpus, &written.runtime.gpu)?;
+        let part = overrides.part;
+        let tags = of_part("tags", [written.tags, overrides.tags].concat(), part)?;
+        let outputs = if overrides.outputs.is_empty() { written.outputs } else { overrides.outputs };
+        let outputs = of_part("outputs", outputs, part)?;
         let prune_vendor = overrides.prune_vendor.or(written.runtime.prune_vendor).unwrap_or(false);
         if prune_vendor && gpus.is_empty() {
             return Err(field("runtime.prune-vendor", "true", "GPUs to prune for: `--gpu sm_75`, or `gpu` in the recipe"));
         }
-        let packages = written.runtime.packages.into_iter().map(|(name, entry)| package(name, entry, &for_platform));
+        let mut entries = written.runtime.packages;
+        for (name, entry) in overrides.packages {
+            // Paths of the recipe are relative to its folder, those that were typed are not.
+            let path = entry.path.map(|path| std::path::absolute(&path).unwrap_or(path));
+            entries.insert(name, PackageEntry { path, ..entry });
+        }
+        let packages = entries.into_iter().map(|(name, entry)| package(name, entry, &for_platform));
         let packages = packages.collect::<Result<_, _>>()?;
         Ok(Self {
             model,
@@ -429,14 +460,15 @@ impl Recipe {
             minimize: overrides.minimize.or(written.minimize).unwrap_or_default(),
             optimize: overrides.optimize.or(written.optimize).unwrap_or_default(),
             prepack: overrides.prepack.or(written.prepack).unwrap_or(true),
-            tags: [written.tags, overrides.tags].concat(),
-            outputs: if overrides.outputs.is_empty() { written.outputs } else { overrides.outputs },
+            tags,
+            outputs,
             runtime: written.runtime.path.as_deref().map(in_folder).map(for_platform),
             custom_operators: written.runtime.custom_operators.iter().map(|path| for_platform(in_folder(path))).collect(),
             custom_domains: written.runtime.custom_domains,
             keep: [written.runtime.keep, overrides.keep].concat(),
             bind: overrides.bind.or(written.runtime.bind).unwrap_or(true),
             gpus,
+            part,
             prune_vendor,
             packages,
             server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)).map(for_platform),
@@ -458,6 +490,15 @@ impl Recipe {
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
         self.folder.join(&self.lock_file)
+    }
+
+    /// The GPUs that this image has device code for; none means all that its libraries came with.
+    #[must_use]
+    pub fn device_gpus(&self) -> &[Sm] {
+        match &self.part {
+            GpuPart::One(gpu) => std::slice::from_ref(gpu),
+            GpuPart::Only | GpuPart::All => &self.gpus,
+        }
     }
 
     /// What the lock depends on besides the stack and base themselves.
@@ -537,6 +578,18 @@ fn gpus(typed: Vec<Sm>, written: &[String]) -> Result<Vec<Sm>, RecipeError> {
     gpus.sort_unstable();
     gpus.dedup();
     Ok(gpus)
+}
+
+/// The tags or outputs of one image: those with `{gpu}` are for the images for one GPU, the others for what is for all of them.
+fn of_part(name: &str, texts: Vec<String>, part: GpuPart) -> Result<Vec<String>, RecipeError> {
+    let (for_one, for_all): (Vec<String>, Vec<String>) = texts.into_iter().partition(|text| text.contains(GPU_PLACE));
+    match part {
+        GpuPart::One(gpu) => Ok(for_one.into_iter().map(|text| text.replace(GPU_PLACE, &gpu.to_string())).collect()),
+        GpuPart::Only if !for_one.is_empty() => {
+            Err(field(name, &for_one[0], "no `{gpu}` unless there is an image for each GPU (`--per-gpu`)"))
+        }
+        GpuPart::All | GpuPart::Only => Ok(for_all),
+    }
 }
 
 /// What names of GPUs look like.
