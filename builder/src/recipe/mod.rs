@@ -2,8 +2,10 @@
 //!
 //! [`RecipeFile`] is what was written; [`Recipe`] is what it means. The command line overrides the file, the file overrides the defaults.
 
+mod engine;
 mod file;
 
+pub use engine::EngineRecord;
 pub use file::{
     ExtraFileEntry, ImageSection, PackageEntry, RecipeFile, RuntimeSection, SavedModelSection, ServerSection, TEMPLATE,
 };
@@ -244,6 +246,8 @@ pub struct Recipe {
     pub part: GpuPart,
     /// Whether the vendor's own libraries are pruned too.
     pub prune_vendor: bool,
+    /// What the model's engines were compiled by and for, where it holds some.
+    pub engines: Option<EngineRecord>,
     /// What is taken of packages of the stack, by their names; paths are relative to the folder.
     pub packages: BTreeMap<String, PackageChoice>,
     /// The server binary, or `None` for the one beside the builder.
@@ -385,7 +389,7 @@ impl Recipe {
             }
             None => (RecipeFile::default(), overrides.model.as_deref().map_or_else(|| PathBuf::from("."), folder_of)),
         };
-        Self::resolve(written, overrides, folder)
+        Self::resolve(written, overrides, folder)?.with_engines()
     }
 
     /// Gives the written recipe its meaning: defaults, paths and checks. Reads nothing.
@@ -470,6 +474,7 @@ impl Recipe {
             gpus,
             part,
             prune_vendor,
+            engines: None,
             packages,
             server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)).map(for_platform),
             lock_file: match overrides.one_of_several {
