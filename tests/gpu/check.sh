@@ -4,6 +4,7 @@
 # "CUDA failure" says that everything linked, "Failed to load" that something did not. Every other library of the image is opened too.
 # The plug-in of TensorRT for RTX registers
 # with ONNX Runtime. Needs imgbuild and imgserve: `make build`, or IMGBUILD=FILE and IMGBUILD_SERVER=FILE.
+# STEPS="sm_75 rtx" takes some steps alone.
 set -euo pipefail
 shopt -s nullglob
 cd "$(dirname "$0")/../.."
@@ -25,6 +26,7 @@ failed=0
 check() {
   local stack=$1 model=$2 step=$3 image=$folder/image root=$folder/root said
   shift 3
+  case " ${STEPS:-$step} " in *" $step "*) ;; *) return ;; esac
   rm -rf "$image" "$root"
   mkdir "$root"
   "$imgbuild" build -q "$folder/$model.onnx" --stack "$stack" --report "$folder/$model-$step.json" -o "oci:$image" "$@" >/dev/null 2>"$folder/said" \
