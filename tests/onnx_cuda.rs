@@ -297,6 +297,7 @@ fn versions_that_do_not_go_together_are_refused_with_the_one_to_use() {
         ("nvidia-cublas", "12.9.1.4", "nvidia-cublas 13.10.0.20"),
         ("nvidia-cuda-runtime", "12.9.79", "nvidia-cuda-runtime 13.5.37"),
         ("nvidia-cudnn-cu13", "8.9.7.29", "nvidia-cudnn-cu13 9.28.1.4"),
+        ("nvidia-cudnn-cu13", "9.13.0.50", "nvidia-cudnn-cu13 9.28.1.4"),
         ("nvidia-cufft", "11.4.1.4", "nvidia-cufft 12.5.0.14"),
     ] {
         bench.recipe("", &[(package, &format!("version = \"{version}\""))]);
