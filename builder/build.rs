@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (folder, suffix) in [
         ("base-images", "toml"),
         ("templates", "toml"),
+        ("templates/engines", "toml"),
         ("templates/operators", "json"),
         ("templates/ci", "yaml"),
         ("templates/deploy", "yaml"),

@@ -34,7 +34,7 @@ fn verdict<'a>(diagnosis: &'a Value, subject: &str) -> &'a str {
 }
 
 /// A host with a driver and a GPU, below a folder.
-fn host(folder: &Path, driver: &str, capability: (u32, u32)) -> PathBuf {
+pub(crate) fn host(folder: &Path, driver: &str, capability: (u32, u32)) -> PathBuf {
     let root = folder.join(format!("host-{driver}-{}{}", capability.0, capability.1));
     let write = |path: &str, content: &str| {
         let path = root.join(path);

@@ -18,6 +18,7 @@ mod onnx_cuda;
 mod onnx_tensorrt;
 mod operators;
 mod optimize;
+mod per_gpu;
 mod platforms;
 mod providers;
 mod registry;

@@ -27,7 +27,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of("onnx-cuda", &[PROVIDER])
     }
 
@@ -203,6 +203,11 @@ fn a_transformer_gets_neither_cudnn_nor_what_is_needed_in_vain_and_loads() {
             let server: Value = json_file(&image.join("etc/imgserve/config.json"));
             assert_eq!((&server["provider"], &server["provider_options"]["enable_cudnn"]), (&"cuda".into(), &"0".into()));
             let disabled = server["session_config"]["optimization.disable_specified_optimizers"].to_string();
+            let only = server["gpu_operators"].as_array().expect("operators");
+            assert!(
+                ["Conv", "Attention", "Rfft"].iter().all(|name| only.contains(&Value::from(*name)) == (*name != "Rfft")),
+                "{only:?}"
+            );
             assert!(disabled.contains("AttentionFusion") && disabled.contains("BiasSoftmaxFusion"), "{server}");
             assert!(image.join("usr/share/doc/nvidia-cublas/License.txt").is_file());
             // What a defect looks like.
@@ -241,7 +246,8 @@ fn each_model_gets_the_parts_of_cudnn_and_the_others_that_it_can_reach() {
     let image = bench.path().join("kept");
     kept.unpack(&image);
     assert!(needed(&image.join(LIBRARIES).join(PROVIDER)).contains("libcurand"));
-    assert!(json_file(&image.join("etc/imgserve/config.json"))["provider_options"].is_null());
+    let server = json_file(&image.join("etc/imgserve/config.json"));
+    assert!(server["provider_options"].is_null() && server["gpu_operators"].is_null(), "{server}");
     let said = load(&image, &bench, "cnn", &[]);
     assert!(said.contains("CUDA failure") && !said.contains("Failed to load"), "{said}");
 
@@ -291,12 +297,19 @@ fn versions_that_do_not_go_together_are_refused_with_the_one_to_use() {
         ("nvidia-cublas", "12.9.1.4", "nvidia-cublas 13.10.0.20"),
         ("nvidia-cuda-runtime", "12.9.79", "nvidia-cuda-runtime 13.5.37"),
         ("nvidia-cudnn-cu13", "8.9.7.29", "nvidia-cudnn-cu13 9.28.1.4"),
+        ("nvidia-cudnn-cu13", "9.13.0.50", "nvidia-cudnn-cu13 9.28.1.4"),
         ("nvidia-cufft", "11.4.1.4", "nvidia-cufft 12.5.0.14"),
     ] {
         bench.recipe("", &[(package, &format!("version = \"{version}\""))]);
         let error = fail_with(&mut bench.command("lock", "transformer"), 3);
         assert!(error.contains(&format!("{package} {version}")) && error.contains(instead), "{error}");
     }
+    // What is typed comes before the recipe.
+    let mut typed = bench.command("lock", "transformer");
+    let error = fail_with(typed.args(["--package", "nvidia-cublas=12.9.1.4"]), 3);
+    assert!(error.contains("nvidia-cublas 12.9.1.4") && error.contains("nvidia-cublas 13.10.0.20"), "{error}");
+    let error = fail_with(bench.command("lock", "transformer").args(["--package", "nvidia-cublas"]), 2);
+    assert!(error.contains("expected NAME=VERSION"), "{error}");
     // Without a number, the soname tells.
     let other = bench.path().join("cuda12");
     std::fs::create_dir(&other).expect("a folder");

@@ -314,7 +314,8 @@ impl ProviderFault {
     pub fn hint(self) -> Option<String> {
         match self {
             Self::OnCpu => Some(
-                "`cpu_fallback` = `report` lets these parts run on the CPU; a runtime older than 1.24, which cannot name them, \
+                "`cpu_fallback` = `report` lets these parts run on the CPU, but for operators in `gpu_operators`: those need a \
+                 library that the image was built without, which `imgbuild build --keep LIBRARY` keeps; a runtime older than 1.24, which cannot name them, \
                  needs `session_config` with `session.disable_cpu_ep_fallback` = `0`"
                     .to_owned(),
             ),

@@ -67,6 +67,8 @@ pub struct Config {
     pub provider_libraries: Vec<String>,
     /// What becomes of parts that the provider leaves to the processor.
     pub cpu_fallback: CpuFallback,
+    /// Operators that the provider alone may run, since the image was built without what it needs for others.
+    pub gpu_operators: Vec<String>,
     /// Limits on requests.
     pub limits: Limits,
     /// What the model is run on before it is ready.
@@ -176,6 +178,7 @@ impl Config {
             "provider_options": self.provider_options,
             "provider_libraries": self.provider_libraries,
             "cpu_fallback": self.cpu_fallback.name(),
+            "gpu_operators": self.gpu_operators,
             "max_body_bytes": self.limits.body_bytes,
             "max_buffered_bytes": self.limits.buffered_bytes,
             "max_header_bytes": self.limits.header_bytes,

@@ -4,6 +4,7 @@
 # "CUDA failure" says that everything linked, "Failed to load" that something did not. Every other library of the image is opened too.
 # The plug-in of TensorRT for RTX registers
 # with ONNX Runtime. Needs imgbuild and imgserve: `make build`, or IMGBUILD=FILE and IMGBUILD_SERVER=FILE.
+# STEPS="sm_75 rtx" takes some steps alone.
 set -euo pipefail
 shopt -s nullglob
 cd "$(dirname "$0")/../.."
@@ -25,6 +26,7 @@ failed=0
 check() {
   local stack=$1 model=$2 step=$3 image=$folder/image root=$folder/root said
   shift 3
+  case " ${STEPS:-$step} " in *" $step "*) ;; *) return ;; esac
   rm -rf "$image" "$root"
   mkdir "$root"
   "$imgbuild" build -q "$folder/$model.onnx" --stack "$stack" --report "$folder/$model-$step.json" -o "oci:$image" "$@" >/dev/null 2>"$folder/said" \
@@ -83,5 +85,7 @@ for model in tiny-bert cnn; do
   check onnx-cuda "$model" sm_75 --gpu sm_75
   check onnx-cuda "$model" sm_75-vendor --gpu sm_75 --prune-vendor
 done
+# The oldest cuDNN that goes with the provider, and the smallest (docs/decisions/0010-gpu-stacks.md).
+check onnx-cuda cnn sm_75-vendor-cudnn-9.15 --gpu sm_75 --prune-vendor --package nvidia-cudnn-cu13=9.15.1.9
 check onnx-tensorrt-rtx cnn rtx
 exit $failed

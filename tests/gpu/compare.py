@@ -103,6 +103,7 @@ def main():
     parser.add_argument("--wrong")
     parser.add_argument("--scratch", type=pathlib.Path)
     parser.add_argument("--provider", default=CUDA)
+    parser.add_argument("--dry-run", action="store_true", help="what it runs on computes nothing: outputs and refusals are not judged")
     parser.add_argument("models", nargs="*")
     arguments = parser.parse_args()
     if arguments.child:
@@ -125,19 +126,26 @@ def main():
             difference = 0.0 if label == "original" else largest_difference(reference, output)
             if label == "original again":
                 repeat = difference
-            if label == "pruned" and difference > (repeat or 0.0):
+            if label == "pruned" and not arguments.dry_run and difference > (repeat or 0.0):
                 problems.append(f"{name}: the pruned provider's outputs differ by {difference}, the original's own by {repeat}")
             cells = " | ".join(f"{1000 * figures[key]:.1f}" for key in ("load", "first", "steady"))
             print(f"| {name} | {label} | {cells} | {difference:.3g} |")
     if provider == CUDA:
         wrong = run(variant(scratch, "wrong", arguments.wrong), arguments.models[0], provider, scratch / "wrong.npz")
         print(f"\nWith code for another GPU: {wrong}")
+        if arguments.dry_run:
+            print("\nnot decided without a GPU: whether a provider for another GPU and a missing cuDNN are refused")
+            return finish(problems)
         if wrong.get("crashed") or "no kernel image" not in wrong.get("error", ""):
             problems.append(f"the wrong provider did not say that it has no code for the GPU: {wrong}")
         without = run(paths["pruned"], arguments.models[0], provider, scratch / "without.npz", {"enable_cudnn": "0"})
         print(f"\nWithout cuDNN, a model with convolutions: {without}")
         if "error" not in without or without.get("crashed"):
             problems.append(f"a model with convolutions was not refused without cuDNN: {without}")
+    return finish(problems)
+
+
+def finish(problems):
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0

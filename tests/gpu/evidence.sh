@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Reads again what the GPU stacks' data was read from: ONNX Runtime's registries of operators and kernels, and which operators need
-# cuDNN and cuFFT. Needs no GPU: NVIDIA's libraries are replaced by ones that compute nothing (fake_cuda.py). 300 MB to fetch, minutes.
+# cuDNN and cuFFT. Needs no GPU: NVIDIA's libraries are replaced by ones that compute nothing (fake_cuda.py). 700 MB to fetch, minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 version=1.31.1
@@ -23,3 +23,7 @@ table=templates/operators/onnxruntime-gpu-$version
 "$python" tests/tools/operators.py --check "$table-cuda.json" --provider CUDAExecutionProvider --beside "$table.json"
 echo "the tables of operators are those of onnxruntime-gpu $version"
 LD_LIBRARY_PATH=$PWD/$folder/fake "$python" tests/gpu/cudnn_operators.py templates/onnx-cuda.toml
+# The leanest cuDNN that is not older than what the provider was compiled with (350 MB more to fetch).
+python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$folder" nvidia-cudnn-cu13==9.15.1.9
+unzip -q -o -j "$folder"/nvidia_cudnn_cu13-*.whl 'nvidia/cudnn/lib/*' -d "$folder/cudnn"
+LD_LIBRARY_PATH=$PWD/$folder/cudnn "$python" tests/gpu/cudnn_version.py "$capi/libonnxruntime_providers_cuda.so" "$folder/cudnn"

@@ -64,7 +64,7 @@ def from_images(arguments):
 
     def part(name, image, model, more=(), **rest):
         port = free_port()
-        command = ["docker", "run", "--rm", "--init", "--gpus", "all", "-p", f"127.0.0.1:{port}:8080", *more, image]
+        command = [arguments.docker, "run", "--rm", "--init", "--gpus", "all", "-p", f"127.0.0.1:{port}:8080", *more, image]
         parts.append({"name": name, "model": model, "port": port, "command": command, **rest})
 
     for pair in arguments.image:
@@ -90,6 +90,7 @@ def main():
     parser.add_argument("--image", action="append", default=[])
     parser.add_argument("--wrong-image")
     parser.add_argument("--cudnn")
+    parser.add_argument("--docker", default="docker", help="what starts images, as docker does")
     parser.add_argument("--model", dest="models", action="append", default=[], type=pathlib.Path)
     arguments = parser.parse_args()
     arguments.folder = arguments.folder.resolve()

@@ -1,6 +1,6 @@
 //! What a build says of the GPU: labels, the server's options, warnings, the report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -9,14 +9,14 @@ use crate::fatbin::Sm;
 use crate::progress::Progress;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{GpuReport, OnCpu};
-use crate::template::{Gpu, StackTemplate};
+use crate::template::{Gpu, StackTemplate, When};
 
 /// What the backend is called, and begins the names of its libraries.
 const TENSORFLOW: &str = "tensorflow";
 
 /// The GPUs that an image of a recipe has device code for; `all` where none was taken out.
 fn architectures(recipe: &Recipe, gpu: &Gpu) -> String {
-    let gpus = if recipe.gpus.is_empty() { &gpu.architectures } else { &recipe.gpus };
+    let gpus = if recipe.gpus.is_empty() { &gpu.architectures } else { recipe.device_gpus() };
     if gpus.is_empty() {
         return "all".to_owned();
     }
@@ -52,9 +52,21 @@ pub(super) fn server_options(recipe: &Recipe, inputs: &Inputs) -> BTreeMap<&'sta
     }
     let mut provider: BTreeMap<&String, &String> = BTreeMap::new();
     let mut session: BTreeMap<&String, &String> = BTreeMap::new();
+    let named: BTreeSet<&str> = inputs.on_cpu.keys().map(|operator| operator.name.as_str()).collect();
+    let mut only: BTreeSet<&str> = BTreeSet::new();
     for rule in inputs.stack.applied(inputs.model.as_ref(), recipe.minimize, &recipe.keep) {
+        // What the provider is told to do without must not end on the CPU unseen, should a node of it turn up all the same. Nodes that
+        // were named for the CPU while the image was built are no surprise.
+        if let When::OperatorsAbsent(operators) = &rule.when
+            && !rule.provider_options.is_empty()
+        {
+            only.extend(operators.iter().map(String::as_str).filter(|operator| !named.contains(operator)));
+        }
         provider.extend(&rule.provider_options);
         session.extend(&rule.session_config);
+    }
+    if !only.is_empty() {
+        options.insert("gpu_operators", only.into_iter().map(Value::from).collect());
     }
     for (key, values) in [("provider_options", provider), ("session_config", session)] {
         if !values.is_empty() {

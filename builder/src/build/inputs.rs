@@ -227,7 +227,7 @@ impl Inputs {
             platform: recipe.platform,
             minimize: recipe.minimize,
             bind: recipe.bind,
-            gpus: &recipe.gpus,
+            gpus: recipe.device_gpus(),
             prune_vendor: recipe.prune_vendor,
             keep: &recipe.keep,
         }
@@ -507,6 +507,7 @@ fn check_stack(stack: &StackTemplate, model: Option<&Model>, recipe: &Recipe) ->
         let known: Vec<String> = stack_gpu.architectures.iter().map(ToString::to_string).collect();
         return Err(wrong(format!("{gpu} (`--gpu`)"), known.join(", ")));
     }
+    check_engines(stack, recipe)?;
     if let Some(name) = recipe.packages.keys().find(|name| stack.packages.iter().all(|package| package.name != **name)) {
         let known: Vec<&str> = stack.packages.iter().map(|package| package.name.as_str()).collect();
         return Err(BuildError::NoPackage { stack: stack.name.clone(), name: name.clone(), known: known.join(", ") });
@@ -524,13 +525,36 @@ fn check_stack(stack: &StackTemplate, model: Option<&Model>, recipe: &Recipe) ->
     Ok(())
 }
 
+/// Checks that the stack runs the model's engines: by their provider, with the versions that compiled them.
+fn check_engines(stack: &StackTemplate, recipe: &Recipe) -> Result<(), BuildError> {
+    let wrong = |what: String, expected: String| BuildError::Stack { stack: stack.name.clone(), what, expected };
+    let Some(record) = &recipe.engines else { return Ok(()) };
+    let own = stack.gpu.as_ref().map_or("cpu", |gpu| gpu.provider.as_str());
+    if own != record.provider {
+        let what = format!("engines of `{}`, and runs models with `{own}`", record.provider);
+        return Err(wrong(what, format!("`onnx-tensorrt` or `onnx-tensorrt-rtx`, whose provider is `{}`", record.provider)));
+    }
+    for (name, compiled) in record.versions() {
+        let Some(package) = stack.packages.iter().find(|package| package.name == name) else { continue };
+        let version = match recipe.packages.get(name) {
+            Some(PackageChoice::Version(version)) => version,
+            Some(PackageChoice::Path(_)) => continue,
+            None => &package.version,
+        };
+        if version != compiled {
+            let what = format!("engines that {name} {compiled} compiled with {name} {version}");
+            return Err(wrong(what, format!("`--package {name}={compiled}`, or engines compiled anew (`imgbuild engine`)")));
+        }
+    }
+    Ok(())
+}
+
 /// How the libraries of a stack are rewritten, where some are.
 fn rewriting(stack: &StackTemplate, recipe: &Recipe) -> Option<RewritingPin> {
-    let mut rules = stack
-        .packages
-        .iter()
-        .flat_map(|package| &package.libraries)
-        .filter(|rule| rule.strip || rule.bind.is_some() || !rule.drop_needed.is_empty());
+    let mut rules =
+        stack.packages.iter().flat_map(|package| &package.libraries).filter(|rule| {
+            rule.strip || rule.bind.is_some() || !rule.drop_needed.is_empty() || (rule.pack && recipe.prune_vendor)
+        });
     rules.next().map(|_| RewritingPin { format: REWRITE_FORMAT, bind: recipe.bind })
 }
 

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use crate::exit_code;
 use crate::fatbin::Sm;
 use crate::platform::Platform;
-use crate::recipe::{Minimize, Optimize, XlaChoice};
+use crate::recipe::{Minimize, Optimize, PackageEntry, XlaChoice};
 
 /// Builds the smallest OCI image that serves a machine-learning model.
 #[derive(Debug, Parser)]
@@ -119,9 +119,26 @@ pub struct RecipeArgs {
     #[arg(long)]
     pub prune_vendor: bool,
 
+    /// Package of the stack in another version, or a folder or archive in its place, such as nvidia-cudnn-cu13=9.15.1.9 or tensorrt-cu13-libs=./TensorRT (may be repeated)
+    #[arg(long, value_name = "NAME=VERSION|PATH", value_parser = package)]
+    pub package: Vec<(String, PackageEntry)>,
+
     /// Use the store alone; fetch nothing
     #[arg(long)]
     pub offline: bool,
+}
+
+/// Reads `NAME=VERSION` or `NAME=PATH`, which has a slash in it.
+fn package(text: &str) -> Result<(String, PackageEntry), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && value.contains('/') => {
+            Ok((name.to_owned(), PackageEntry { version: None, path: Some(value.into()) }))
+        }
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), PackageEntry { version: Some(value.to_owned()), path: None }))
+        }
+        _ => Err("expected NAME=VERSION, or NAME=PATH with a slash in the path".to_owned()),
+    }
 }
 
 /// Options for talking to registries.
@@ -157,6 +174,8 @@ pub struct RegistryArgs {
       serves a SavedModel with TensorFlow, compiled by XLA if that is faster
   imgbuild build model.onnx --stack onnx-cuda --gpu sm_75
       runs the model on a T4, with the device code of that GPU alone
+  imgbuild build model.onnx --stack onnx-cuda --gpu sm_75,sm_86 --per-gpu -t localhost:5000/acme/bert:1 -t localhost:5000/acme/bert:1-{gpu} --push
+      sends an index at `1` with an image for both GPUs and one for each, and those for one GPU at `1-sm_75` and `1-sm_86` too
   imgbuild build saved_model --stack tf-xla-aot --batch 1,8
       compiles a SavedModel into a library of its own, for batches of 1 and 8 rows
   imgbuild build saved_model --stack tf-xla-gpu --gpu sm_80
@@ -194,6 +213,10 @@ pub struct BuildArgs {
 
     #[command(flatten)]
     pub runtime: super::publish::RuntimeFromArgs,
+
+    /// Build an image for all of the GPUs and one for each, and an index over them; `{gpu}` in a reference or output stands for an image's GPU
+    #[arg(long)]
+    pub per_gpu: bool,
 
     /// Refuse to build unless the lock is there and up to date
     #[arg(long)]
@@ -300,6 +323,10 @@ pub struct ImageArgs {
     /// Platform to choose from an index [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<Platform>,
+
+    /// GPU to choose from an index, such as sm_75 [default: the first image, as container engines do]
+    #[arg(long = "gpu", value_name = "SM")]
+    pub gpu: Option<Sm>,
 
     #[command(flatten)]
     pub registry: RegistryArgs,

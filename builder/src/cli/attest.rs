@@ -11,7 +11,6 @@ use crate::attest::{Document, Facts, LOCAL_BUILDER, Sbom, documents};
 use crate::build::Built;
 use crate::exit_code;
 use crate::image::Descriptor;
-use crate::platform::Platform;
 use crate::recipe::Recipe;
 use crate::reference::Reference;
 use crate::units::ByteSize;
@@ -54,10 +53,10 @@ impl AttestArgs {
         documents(&facts, self.sbom)
     }
 
-    /// Writes the documents where they were asked for, those of one of several platforms in a folder of its own.
-    pub(super) fn write(&self, platform: Option<Platform>, documents: &[Document]) -> Result<(), Failure> {
+    /// Writes the documents where they were asked for; those of one of several images in a folder within, where it has a name.
+    pub(super) fn write(&self, name: &str, documents: &[Document]) -> Result<(), Failure> {
         let Some(folder) = &self.attestations else { return Ok(()) };
-        let folder = &platform.map_or_else(|| folder.clone(), |platform| folder.join(platform.architecture()));
+        let folder = &folder.join(name);
         let failed = |path: &std::path::Path| {
             let text = format!("failed to write `{}`", path.display());
             move |error: std::io::Error| Failure::new(format!("{text}: {error}"), exit_code::STORAGE)

@@ -6,13 +6,13 @@ use std::thread::available_parallelism;
 use super::args::{BuildArgs, LockArgs, RecipeArgs};
 use super::failure::Failure;
 use super::publish::Search;
-use super::{Context, attest, images, platforms, print, print_json, push};
+use super::{Context, attest, images, print, print_json, push, several};
 use crate::attest::Document;
 use crate::build::{BuildError, BuildOptions, Built, Inputs, build as build_image, epoch_of_environment};
 use crate::exit_code;
 use crate::lock::LockMode;
 use crate::platform::Platform;
-use crate::recipe::{Budgets, Overrides, Recipe};
+use crate::recipe::{Budgets, GpuPart, Overrides, Recipe};
 use crate::reference::Reference;
 use crate::report::{self, SizeReport};
 use crate::source::Reach;
@@ -20,10 +20,11 @@ use crate::transport::{Content, Put, Transport};
 use crate::units::ByteSize;
 
 pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
-    if args.recipe.platform.len() > 1 {
-        return platforms::build(context, &args);
+    if args.recipe.platform.len() > 1 || args.per_gpu {
+        return several::build(context, &args);
     }
-    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides_of(&args, args.recipe.platform.first().copied()))?;
+    let platform = args.recipe.platform.first().copied();
+    let recipe = Recipe::load(args.recipe.file.as_deref(), overrides_of(&args, platform, GpuPart::Only))?;
     let references = references_of(&recipe, args.push)?;
     // Every place is understood before anything is built.
     let places = places(&recipe, &references, args.push)?;
@@ -38,7 +39,7 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     if let Some(path) = &args.report {
         built.report.save(path)?;
     }
-    args.attest.write(None, &documents)?;
+    args.attest.write("", &documents)?;
     if args.json {
         print(&built.report.to_json());
     } else {
@@ -63,9 +64,10 @@ pub(super) fn build(context: &Context, args: BuildArgs) -> Result<u8, Failure> {
     .with_hint("`imgbuild why IMAGE LIBRARY` tells what brought a library in; budgets are in the recipe under [budgets]"))
 }
 
-/// What was typed, for one platform or the recipe's.
-pub(super) fn overrides_of(args: &BuildArgs, platform: Option<Platform>) -> Overrides {
+/// What was typed, for one platform or the recipe's, and for some of the GPUs.
+pub(super) fn overrides_of(args: &BuildArgs, platform: Option<Platform>, part: GpuPart) -> Overrides {
     Overrides {
+        part,
         name: args.name.clone(),
         compression: args.compression.clone(),
         minimize: args.minimize,
@@ -151,6 +153,9 @@ fn overrides(args: &RecipeArgs, platform: Option<Platform>) -> Overrides {
         server: args.server.clone(),
         gpus: args.gpu.clone(),
         prune_vendor: args.prune_vendor.then_some(true),
+        packages: args.package.clone(),
+        // The lock is the same whether there is one image or one for each GPU.
+        part: GpuPart::All,
         ..Overrides::default()
     }
 }

@@ -96,7 +96,7 @@ pub(super) fn coldstart(context: &Context, args: ColdstartArgs) -> Result<u8, Fa
         Some(requests) => Load::Requests(requests),
         None => Load::Time(Duration::try_from_secs_f64(args.seconds).map_err(|error| Failure::new(error, exit_code::USAGE))?),
     };
-    let opened = |image: &String| images::open(context, image, args.image.platform, &args.image.registry);
+    let opened = |image: &String| images::open(context, image, args.image.choice(), &args.image.registry);
     let (transport, image) = opened(&args.image.image)?;
     let other = args.against.as_ref().map(opened).transpose()?;
     let starter = choose(args.runner, &transport)?;

@@ -7,10 +7,16 @@ use serde::Serialize;
 
 use super::args::ImageArgs;
 use super::failure::Failure;
+use super::push::open_all;
 use super::{Context, images, print, print_json};
-use crate::doctor::{Demands, Diagnosis, Finding, Host, Verdict, examine};
+use crate::digest::Digest;
+use crate::doctor::{Demands, Diagnosis, Entry, Finding, Host, Verdict, best, entries, examine};
 use crate::exit_code;
+use crate::fatbin::Sm;
+use crate::image::Image;
+use crate::platform::Platform;
 use crate::runner::docker::Docker;
+use crate::transport::{Transport, gpus_of};
 
 /// `imgbuild doctor`
 #[derive(Debug, Args)]
@@ -18,6 +24,8 @@ use crate::runner::docker::Docker;
     after_help = "A line each for the architecture, what the model wants of the CPU and, for an image that runs on a GPU, the driver, the GPU,
 its device nodes, the driver's libraries and the container toolkit; then the container engine and the kernel. What is not as
 the image wants it says what to do. Nothing is started, and nothing on the host is changed.
+
+Of an index with an image for each GPU the one for this host's GPUs is looked at, and its digest is printed.
 
 Exit code 0: it will run, as far as can be told; 11: it will not; 3: the image cannot be used.
 
@@ -38,31 +46,99 @@ pub struct DoctorArgs {
     pub host_root: Option<PathBuf>,
 }
 
+/// Which image of an index was looked at.
+#[derive(Serialize)]
+struct Index {
+    /// The one that suits the host's GPUs best, or the first where none does, or that of `--gpu`.
+    chosen: Digest,
+    /// The one that container engines take.
+    first: Digest,
+    /// All for the platform, in their order.
+    images: Vec<Listed>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    digest: Digest,
+    /// GPUs that it has device code for.
+    gpus: Option<String>,
+    /// Whether it has code for every GPU of the host; null where that cannot be told.
+    fits: Option<bool>,
+}
+
 /// The diagnosis, with what it is about.
 #[derive(Serialize)]
 struct Report<'a> {
     image: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<&'a Index>,
     #[serde(flatten)]
     diagnosis: &'a Diagnosis,
     host: &'a Host,
 }
 
 pub(super) fn doctor(context: &Context, args: &DoctorArgs) -> Result<u8, Failure> {
-    let (_, image) = images::open(context, &args.image.image, args.image.platform, &args.image.registry)?;
+    let (transport, image) = images::open(context, &args.image.image, args.image.choice(), &args.image.registry)?;
     let unusable = |error: Box<dyn std::error::Error>| Failure::new(error, exit_code::UNUSABLE_INPUT);
-    let demands = Demands::of(&image).map_err(|error| unusable(error.into()))?;
     let mut host = Host::read(args.host_root.as_deref().unwrap_or(Path::new("/")));
     if args.host_root.is_none() {
         // An engine that does not answer is one that is not there.
         host.engine = Docker::find().and_then(|engine| engine.version()).ok();
     }
+    let (image, index) = choose(context, args, &transport, image, &host);
+    let demands = Demands::of(&image).map_err(|error| unusable(error.into()))?;
     let diagnosis = examine(&demands, &host);
     if args.json {
-        print_json(&Report { image: &args.image.image, diagnosis: &diagnosis, host: &host });
+        print_json(&Report { image: &args.image.image, index: index.as_ref(), diagnosis: &diagnosis, host: &host });
     } else {
-        print(&render(&args.image.image, &diagnosis));
+        let chosen = index.as_ref().map(|index| in_words(index, &transport)).unwrap_or_default();
+        print(&format!("{chosen}{}", render(&args.image.image, &diagnosis)));
     }
     Ok(if diagnosis.runs { exit_code::SUCCESS } else { exit_code::UNFIT_HOST })
+}
+
+/// Where an index has several images for GPUs, the one for this host's, and the list of them. What cannot be read whole is an image
+/// alone, the one that was opened.
+fn choose(context: &Context, args: &DoctorArgs, transport: &Transport, opened: Image, host: &Host) -> (Image, Option<Index>) {
+    if gpus_of(&opened).is_none() {
+        return (opened, None);
+    }
+    let platform = args.image.platform.unwrap_or_else(Platform::host);
+    let content = match open_all(context, transport, &args.image.registry) {
+        Ok(content) => content,
+        Err(failure) => {
+            context.progress.note(format!("only one image was looked at: {}", failure.error));
+            return (opened, None);
+        }
+    };
+    let all = entries(&content, platform);
+    let [first, _, ..] = all.as_slice() else { return (opened, None) };
+    let gpus: Vec<Sm> = host.gpus.iter().filter_map(|gpu| gpu.sm).collect();
+    let for_one = || gpus.iter().find_map(|gpu| best(&all, &[*gpu]));
+    let chosen = match args.image.gpu {
+        Some(_) => opened,
+        None => best(&all, &gpus).or_else(for_one).unwrap_or(first).image.clone(),
+    };
+    let fits = |entry: &Entry<'_>| (!gpus.is_empty()).then(|| best(std::slice::from_ref(entry), &gpus).is_some());
+    let listed =
+        all.iter().map(|entry| Listed { digest: entry.image.descriptor().digest, gpus: entry.gpus.clone(), fits: fits(entry) });
+    let index = Index { chosen: chosen.descriptor().digest, first: first.image.descriptor().digest, images: listed.collect() };
+    (chosen, Some(index))
+}
+
+/// What was chosen, out of what, and how an engine is told.
+fn in_words(index: &Index, transport: &Transport) -> String {
+    let mut text = String::new();
+    for Listed { digest, gpus, .. } in &index.images {
+        let gpus = gpus.as_deref().unwrap_or("no GPU that it names");
+        let chosen = if *digest == index.chosen { ", looked at here" } else { "" };
+        let first = if *digest == index.first { ", taken by container engines" } else { "" };
+        text.push_str(&format!("{digest} for {gpus}{chosen}{first}\n"));
+    }
+    if let Some(reference) = transport.registry().filter(|_| index.chosen != index.first) {
+        text.push_str(&format!("engines take the chosen one by its digest: {}@{}\n", reference.name(), index.chosen));
+    }
+    text + "\n"
 }
 
 fn render(image: &str, diagnosis: &Diagnosis) -> String {

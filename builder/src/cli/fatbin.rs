@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueHint};
 use super::failure::Failure;
 use super::{print, print_json};
 use crate::exit_code;
-use crate::fatbin::{self, CodeKind, FatbinError, LeftWhole, Listing, PruneReport, Share, Sm};
+use crate::fatbin::{self, CodeKind, Elsewhere, FatbinError, LeftWhole, Listing, PruneReport, Share, Sm};
 use crate::rewrite::RewriteError;
 use crate::units::ByteSize;
 
@@ -142,6 +142,11 @@ fn render_listing(listing: &Listing) -> String {
     );
     shares(&mut text, &listing.architectures);
     left_whole(&mut text, &listing.left_whole);
+    for Elsewhere { section, containers, bytes, architectures, reason } in &listing.elsewhere {
+        let bytes = ByteSize(*bytes);
+        let _ = writeln!(text, "in {section}, which is not pruned ({reason}): {bytes} in {containers} containers");
+        shares(&mut text, architectures);
+    }
     text
 }
 

@@ -4,14 +4,17 @@ use serde::Serialize;
 
 use super::args::{ImageArgs, InspectArgs, RegistryArgs, WhyArgs};
 use super::failure::Failure;
+use super::push::open_all;
 use super::{Context, print, print_json};
 use crate::digest::Digest;
+use crate::doctor::{best, entries};
 use crate::exit_code;
+use crate::fatbin::Sm;
 use crate::image::{Image, ImageConfig};
 use crate::platform::Platform;
 use crate::registry::{Client, ClientCertificate, Settings};
 use crate::report::{Composition, LABEL};
-use crate::transport::{Open, Transport, validate};
+use crate::transport::{Content, Open, Transport, gpus_of, validate};
 use crate::units::ByteSize;
 
 /// A client for the registries of one command line.
@@ -30,15 +33,42 @@ pub(super) fn settings(args: &RegistryArgs, target: Option<&str>) -> Settings {
     settings
 }
 
+/// Which image of an index is wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Choice {
+    /// This machine's where none is given.
+    pub platform: Option<Platform>,
+    /// The first image for the platform where none is given.
+    pub gpu: Option<Sm>,
+}
+
+impl From<Option<Platform>> for Choice {
+    fn from(platform: Option<Platform>) -> Self {
+        Self { platform, gpu: None }
+    }
+}
+
+impl ImageArgs {
+    pub(super) fn choice(&self) -> Choice {
+        Choice { platform: self.platform, gpu: self.gpu }
+    }
+}
+
 /// Opens an image wherever it is.
 pub(super) fn open(
     context: &Context,
     text: &str,
-    platform: Option<Platform>,
+    choice: impl Into<Choice>,
     registry: &RegistryArgs,
 ) -> Result<(Transport, Image), Failure> {
     let transport = Transport::guess_for_reading(text)?;
-    let platform = platform.unwrap_or_else(Platform::host);
+    let choice = choice.into();
+    let platform = choice.platform.unwrap_or_else(Platform::host);
+    if let Some(gpu) = choice.gpu {
+        let content = open_all(context, &transport, registry)?;
+        let image = for_gpu(&content, platform, gpu, text)?.clone();
+        return Ok((transport, image));
+    }
     if let Transport::Registry(reference) = &transport {
         let image = client(context, registry, Some(&reference.registry)).open(reference, platform)?;
         return Ok((transport, image));
@@ -47,6 +77,23 @@ pub(super) fn open(
     let content = transport.open(&request)?;
     let image = content.image(Some(platform))?.clone();
     Ok((transport, image))
+}
+
+/// The image of an index for a GPU: of those with code for it the one with the least other code.
+fn for_gpu<'a>(content: &'a Content, platform: Platform, gpu: Sm, place: &str) -> Result<&'a Image, Failure> {
+    // Whether there is one for the platform at all is asked first.
+    content.image(Some(platform))?;
+    let all = entries(content, platform);
+    if let Some(entry) = best(&all, &[gpu]) {
+        return Ok(entry.image);
+    }
+    let known: Vec<&str> = all.iter().filter_map(|entry| entry.gpus.as_deref()).collect();
+    let what = match known.as_slice() {
+        [] => format!("`{place}` has no image for {platform} that says which GPUs it is for, expected one for {gpu}"),
+        known => format!("`{place}` has no image for {platform} with code for {gpu}, only for {}", known.join(" and for ")),
+    };
+    Err(Failure::new(what, exit_code::UNUSABLE_INPUT)
+        .with_hint(format!("build it for this GPU, `imgbuild build --gpu {gpu}`, or leave `--gpu` out")))
 }
 
 pub(super) fn config_of(image: &Image) -> Result<ImageConfig, Failure> {
@@ -67,7 +114,7 @@ fn composition_of(config: &ImageConfig) -> Option<Composition> {
 }
 
 fn opened(context: &Context, args: &ImageArgs) -> Result<(Image, ImageConfig), Failure> {
-    let (_, image) = open(context, &args.image, args.platform, &args.registry)?;
+    let (_, image) = open(context, &args.image, args.choice(), &args.registry)?;
     let config = config_of(&image)?;
     Ok((image, config))
 }
@@ -76,6 +123,9 @@ fn opened(context: &Context, args: &ImageArgs) -> Result<(Image, ImageConfig), F
 struct Inspected<'a> {
     digest: Digest,
     platform: String,
+    /// GPUs that it has device code for, where it is for a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpus: Option<String>,
     compressed: u64,
     layers: Vec<InspectedLayer>,
     config: &'a crate::image::ContainerConfig,
@@ -114,6 +164,7 @@ pub(super) fn inspect(context: &Context, args: &InspectArgs) -> Result<u8, Failu
     let inspected = Inspected {
         digest: image.descriptor().digest,
         platform: format!("{}/{}", config.os, config.architecture),
+        gpus: gpus_of(&image),
         compressed: image.parsed.layers.iter().map(|layer| layer.size).sum(),
         layers,
         config: &config.config,
@@ -131,6 +182,9 @@ pub(super) fn inspect(context: &Context, args: &InspectArgs) -> Result<u8, Failu
 fn render(inspected: &Inspected<'_>) -> String {
     let mut text = format!("{}\n{}, {} compressed", inspected.digest, inspected.platform, ByteSize(inspected.compressed));
     text.push_str(if inspected.verified { ", every blob verified\n" } else { "\n" });
+    if let Some(gpus) = &inspected.gpus {
+        text.push_str(&format!("device code for {gpus}\n"));
+    }
     let user = inspected.config.user.as_deref().unwrap_or("root");
     let entrypoint = inspected.config.entrypoint.clone().unwrap_or_default().join(" ");
     text.push_str(&format!("runs {entrypoint} as {user}\n\n"));

@@ -13,7 +13,7 @@ use crate::exit_code;
 use crate::layer::CompressionChoice;
 use crate::lock::{Lock, LockMode};
 use crate::platform::Platform;
-use crate::recipe::{FILE_NAME, Minimize, Overrides, Recipe};
+use crate::recipe::{FILE_NAME, GpuPart, Minimize, Overrides, Recipe};
 use crate::reference::Reference;
 use crate::source::Reach;
 use crate::store::Store;
@@ -168,6 +168,17 @@ pub(super) struct Search<'a> {
 impl RuntimeFromArgs {
     /// Finds published layers: those that were named, or those of the lock beside where the image goes.
     pub(super) fn find(&self, context: &Context, search: &Search<'_>) -> Result<Option<Found>, Failure> {
+        if search.recipe.part != GpuPart::Only {
+            // What is published is for all GPUs of its lock.
+            return match &self.runtime_from {
+                None => Ok(None),
+                Some(name) => Err(Failure::new(
+                    format!("`{name}` is for all GPUs of its lock, expected none with `--per-gpu`"),
+                    exit_code::UNUSABLE_INPUT,
+                )
+                .with_hint("leave `--runtime-from` (or IMGBUILD_RUNTIME_FROM) out: layers that images share are made once")),
+            };
+        }
         let lock = Lock::load(&search.recipe.lock_path()).map_err(BuildError::from)?;
         let settings = RuntimeSettings::new(search.recipe, search.compression, search.epoch);
         let tag = lock.as_ref().map(|lock| settings.tag(lock));

@@ -7,10 +7,12 @@ use serde::Serialize;
 
 use super::args::RegistryArgs;
 use super::failure::Failure;
+use super::images::Choice;
 use super::require::RequireArgs;
 use super::{Context, images, print, print_json, require};
 use crate::digest::Digest;
 use crate::exit_code;
+use crate::fatbin::Sm;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Placed, PushOptions, Pushed};
@@ -37,7 +39,11 @@ pub struct PushArgs {
     #[arg(long, value_name = "PLATFORM", conflicts_with = "all")]
     pub platform: Option<Platform>,
 
-    /// Copy an index with all its platforms, not the image for one of them
+    /// GPU to choose from an index, such as sm_75 [default: the first image, as container engines do]
+    #[arg(long = "gpu", value_name = "SM", conflicts_with = "all")]
+    pub gpu: Option<Sm>,
+
+    /// Copy an index with all its platforms and GPUs, not one image of it
     #[arg(long)]
     pub all: bool,
 
@@ -170,7 +176,8 @@ pub(super) fn push(context: &Context, args: &PushArgs) -> Result<u8, Failure> {
     let content = if args.all {
         open_all(context, &source, &args.registry)?
     } else {
-        Content::from(images::open(context, &args.source, args.platform, &args.registry)?.1)
+        let choice = Choice { platform: args.platform, gpu: args.gpu };
+        Content::from(images::open(context, &args.source, choice, &args.registry)?.1)
     };
     require::check(context, &args.require, &source, &content, &args.registry)?;
     let original = content.clone();

@@ -68,7 +68,7 @@ pub(super) struct Serving {
 impl Serving {
     /// Starts an image and waits until its server is ready.
     pub fn start(context: &Context, args: &ImageArgs, start: &Start) -> Result<Self, Failure> {
-        let (transport, image) = images::open(context, &args.image, args.platform, &args.registry)?;
+        let (transport, image) = images::open(context, &args.image, args.choice(), &args.registry)?;
         let in_daemon = match &transport {
             Transport::DockerDaemon { name } => Some(name.to_string()),
             _ => None,

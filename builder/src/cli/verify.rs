@@ -7,11 +7,11 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::args::{ImageArgs, RunnerChoice};
 use super::failure::Failure;
+use super::images::Choice;
 use super::serve::{Serving, Start};
 use super::{Context, attach, print, print_json};
 use crate::exit_code;
 use crate::inference::Client;
-use crate::platform::Platform;
 use crate::transport::Transport;
 use crate::verify::report::{DataIdentity, SCHEMA, VERSION};
 use crate::verify::{
@@ -169,8 +169,8 @@ pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<u8, Failure
         None => None,
         Some(image) => {
             let registry = args.image.registry.clone();
-            let platform: Option<Platform> = args.image.platform;
-            Some(serve(context, &ImageArgs { image: image.clone(), platform, registry }, &args.data)?)
+            let Choice { platform, gpu } = args.image.choice();
+            Some(serve(context, &ImageArgs { image: image.clone(), platform, gpu, registry }, &args.data)?)
         }
     };
     let findings = verify_all(

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::str::FromStr;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::fatbin::{Sm, SmError};
 use crate::image::{Image, ImageConfig, open_verified};
@@ -111,6 +112,8 @@ pub struct Demands {
     pub gpu: Option<GpuDemands>,
     /// Whether a layer is compressed with zstd.
     pub zstd: bool,
+    /// What the provider is told.
+    pub provider_options: BTreeMap<String, Value>,
 }
 
 /// The part of the server's options that is a demand.
@@ -118,6 +121,8 @@ pub struct Demands {
 struct Options {
     provider: Option<String>,
     cpu: Option<String>,
+    #[serde(default)]
+    provider_options: BTreeMap<String, Value>,
 }
 
 impl Demands {
@@ -138,6 +143,7 @@ impl Demands {
             architecture: config.architecture,
             cpu: options.cpu.filter(|cpu| !cpu.is_empty()),
             xla: files.get(XLA_FLAGS).map(text).filter(|flags| !flags.is_empty()),
+            provider_options: options.provider_options,
             zstd: image.parsed.layers.iter().any(|layer| layer.media_type.ends_with("zstd")),
         })
     }

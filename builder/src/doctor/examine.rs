@@ -108,7 +108,7 @@ fn driver(gpu: &GpuDemands, host: &Host) -> Finding {
 }
 
 /// Whether a GPU runs code that was made for an architecture: that one or, within the same major version, a later one.
-fn runs(gpu: Sm, code: Sm) -> bool {
+pub(super) fn runs(gpu: Sm, code: Sm) -> bool {
     gpu.runs(Architecture { sm: code.number(), variant: Variant::Plain })
 }
 

@@ -2,6 +2,7 @@
 //! holds one against the other. Only reading does I/O; what comes of it is plain data.
 
 mod demands;
+mod entries;
 mod examine;
 mod host;
 mod nvml;
@@ -10,6 +11,7 @@ mod nvml;
 mod tests;
 
 pub use demands::{Architectures, Demands, DemandsError, GpuDemands, label};
+pub use entries::{Entry, best, entries};
 pub use examine::examine;
 pub use host::{Driver, Gpu, Host, Toolkit};
 

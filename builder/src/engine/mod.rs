@@ -8,6 +8,7 @@
 //! itself (`docs/decisions/0011-providers.md`).
 
 mod context;
+mod image;
 
 use std::ffi::OsString;
 use std::fs;
@@ -20,20 +21,15 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::fatbin::Sm;
 use crate::source::Environment;
+use crate::template::EngineCompiler;
 
 pub use context::ContextError;
+pub use image::{ImageEngine, Where, compile_in_image};
 
 /// Version of the record as JSON.
 pub const VERSION: u32 = 1;
 /// The provider that runs the engines, as the runtime and as the server name it.
 const PROVIDER: &str = "NvTensorRTRTXExecutionProvider";
-const PROVIDER_NAME: &str = "nv-tensorrt-rtx";
-/// GPUs that the library compiles for and the provider takes.
-const GPUS: [u32; 4] = [86, 89, 120, 121];
-/// The package with the library and the one with its Python interface; both have one version.
-const PACKAGES: [&str; 2] = ["tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings"];
-/// The version unless another is asked for: that of the library in the provider's own package.
-pub const PACKAGE_VERSION: &str = "1.7.1.116";
 /// The program for Python.
 const PROGRAM: &str = include_str!("compile.py");
 /// An engine of more bytes lies beside its model, which as a message is limited to 2 GB.
@@ -48,19 +44,19 @@ pub struct Request {
     pub gpus: Vec<Sm>,
     /// The largest size of dimensions that the model leaves open.
     pub dynamic: Option<u32>,
-    /// Version of the packages.
-    pub version: String,
+    /// What compiles it.
+    pub compiler: EngineCompiler,
     /// Where the result goes.
     pub output: PathBuf,
 }
 
 /// What was compiled, as it is kept beside the result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Engine {
     /// Version of this format.
     pub version: u32,
     /// What runs it, as the server names it.
-    pub provider: &'static str,
+    pub provider: String,
     /// The GPUs that it was compiled for.
     pub gpus: Vec<Sm>,
     /// The packages that compiled it: a runtime of the same version runs it.
@@ -74,10 +70,10 @@ pub struct Engine {
     /// Bytes of the engine.
     pub engine_bytes: u64,
     /// The engine's file beside the result, where it is not inside.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_file: Option<String>,
     /// Inputs with dimensions that the model leaves open, and the largest size that the engine takes for them.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dynamic: Option<u32>,
 }
 
@@ -85,10 +81,20 @@ pub struct Engine {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// A GPU that there are no engines for.
-    #[error("TensorRT for RTX has no engines for {found}, only for sm_86, sm_89, sm_120 and sm_121")]
+    #[error("TensorRT for RTX has no engines for {found}, only for {}", known.iter().map(Sm::to_string).collect::<Vec<_>>().join(", "))]
     Gpu {
         /// The GPU.
         found: Sm,
+        /// Those that there are engines for.
+        known: Vec<Sm>,
+    },
+    /// A package's file is another than the pinned one.
+    #[error("a file of {packages} is not the pinned one: {output}")]
+    Pin {
+        /// The packages, with their version.
+        packages: String,
+        /// What pip found and expected.
+        output: String,
     },
     /// Python is not there.
     #[error("`python3` is not installed, and the compiler's interface is a package for it")]
@@ -126,6 +132,19 @@ pub enum EngineError {
     /// The model or the engine cannot be made into a model.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// Docker is not there.
+    #[error("`docker` is not installed, and the image that compiles is started by it")]
+    NoDocker,
+    /// An image did not compile its model.
+    #[error("`{image}` compiled nothing ({status}): {message}")]
+    Image {
+        /// The image.
+        image: String,
+        /// What it said last.
+        message: String,
+        /// How it ended.
+        status: String,
+    },
     /// A file cannot be read or written.
     #[error("failed to {action} `{}`", path.display())]
     File {
@@ -144,11 +163,16 @@ impl EngineError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Gpu { .. } => {
-                Some("for other GPUs let the image compile its engines on the GPU itself: `imgserve --engine FILE`".to_owned())
+                Some("for other GPUs let the image compile its engines on the GPU itself: `imgbuild engine --image IMAGE`".to_owned())
             }
             Self::Install { .. } => {
-                Some("`--packages VERSION` takes another version; there must be one for this Python".to_owned())
+                Some("there must be one for this Python; `--compiler FILE` names and pins other versions".to_owned())
             }
+            Self::Pin { .. } => Some(
+                "check what serves the packages; a release of your own is pinned in a file like templates/engines/tensorrt-rtx.toml, which \
+                 `--compiler FILE` takes"
+                    .to_owned(),
+            ),
             Self::Open { .. } => Some("`--dynamic N` lets them be from 1 to N".to_owned()),
             _ => None,
         }
@@ -172,8 +196,9 @@ enum Answer {
 /// # Errors
 /// See [`EngineError`]. Nothing is written then.
 pub fn compile(request: &Request, environment: &Environment, scratch: &Path) -> Result<Engine, EngineError> {
-    if let Some(found) = request.gpus.iter().find(|gpu| !GPUS.contains(&gpu.number())) {
-        return Err(EngineError::Gpu { found: *found });
+    let compiler = &request.compiler;
+    if let Some(found) = request.gpus.iter().find(|gpu| !compiler.gpus.contains(gpu)) {
+        return Err(EngineError::Gpu { found: *found, known: compiler.gpus.clone() });
     }
     let file = |action, path: &Path| {
         let path = path.to_owned();
@@ -185,9 +210,11 @@ pub fn compile(request: &Request, environment: &Environment, scratch: &Path) -> 
     let folder = request.output.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     tempfile::tempfile_in(folder).map_err(file("write", &request.output))?;
     let python = environment.find("python3").ok_or(EngineError::NoPython)?;
-    let packages: Vec<String> = PACKAGES.iter().map(|name| format!("{name}=={}", request.version)).collect();
+    let packages: Vec<String> = compiler.versions().iter().map(|(name, version)| format!("{name}=={version}")).collect();
     let site = scratch.join("site");
-    install(&python, &packages, &site)?;
+    let requirements = scratch.join("requirements.txt");
+    fs::write(&requirements, compiler.requirements()).map_err(file("write", &requirements))?;
+    install(&python, &packages, &requirements, &site)?;
 
     let engine = scratch.join("engine");
     let mut arguments: Vec<OsString> = vec![site.into(), model.clone().into(), engine.clone().into()];
@@ -205,7 +232,7 @@ pub fn compile(request: &Request, environment: &Environment, scratch: &Path) -> 
     let engine_file = beside.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let mut made = Engine {
         version: VERSION,
-        provider: PROVIDER_NAME,
+        provider: compiler.provider.clone(),
         gpus: request.gpus.clone(),
         packages,
         library,
@@ -241,15 +268,24 @@ pub fn record_of(output: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn install(python: &Path, packages: &[String], site: &Path) -> Result<(), EngineError> {
+/// Installs the pinned files, and no others.
+fn install(python: &Path, packages: &[String], requirements: &Path, site: &Path) -> Result<(), EngineError> {
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]);
-    pip.arg("--target").arg(site).args(packages).stdin(Stdio::null());
+    pip.arg("--require-hashes").arg("--target").arg(site).arg("--requirement").arg(requirements).stdin(Stdio::null());
     let output = pip.output().map_err(|source| EngineError::Start { program: python.to_owned(), source })?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("DO NOT MATCH THE HASHES") {
+        let told = said
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with("Expected") || line.starts_with("Got") || line.contains("=="));
+        let output = crate::source::mask(&told.collect::<Vec<_>>().join("; "));
+        return Err(EngineError::Pin { packages: packages.join(" and "), output });
+    }
     let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("ERROR")).collect();
     let output = if lines.is_empty() { said.lines().last().unwrap_or_default().to_owned() } else { lines.join("; ") };
     Err(EngineError::Install { packages: packages.join(" and "), output: crate::source::mask(&output) })

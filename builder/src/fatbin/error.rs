@@ -52,9 +52,9 @@ impl FatbinError {
             Self::NoCode { available, .. } => {
                 Some(format!("name a GPU that can run {}, or take a build of the library for yours", architectures(available)))
             }
-            Self::NoDeviceCode => {
-                Some("some libraries keep device code in other sections, which is neither listed nor pruned".into())
-            }
+            Self::NoDeviceCode => Some(
+                "some libraries keep device code in other sections: `imgbuild fatbin list` names it, and it is not pruned".into(),
+            ),
             _ => None,
         }
     }

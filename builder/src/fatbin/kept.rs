@@ -14,7 +14,7 @@ use crate::store::{Blob, Store, StoreError};
 const KIND: &str = "pruned-library";
 
 /// The version of pruning: it grows whenever the same library and GPUs give other bytes.
-pub const PRUNE_FORMAT: u32 = 1;
+pub const PRUNE_FORMAT: u32 = 2;
 
 /// A pruned library in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -110,6 +110,11 @@ impl<'a> Fatbins<'a> {
         Ok(Self { runs: ranges, regions, embedded })
     }
 
+    /// A library without any that can be pruned.
+    pub(super) fn none() -> Self {
+        Self { runs: Vec::new(), regions: Vec::new(), embedded: Vec::new() }
+    }
+
     /// The containers that can be read, with their regions.
     pub(super) fn containers(&self) -> impl Iterator<Item = (&Region<'a>, &Container<'a>)> {
         self.regions.iter().filter_map(|region| match &region.content {

@@ -14,6 +14,7 @@
 //!
 //! What is damaged, unknown, or used in an unknown way stays whole and is reported ([`LeftWhole`]).
 
+mod elsewhere;
 mod embedded;
 mod error;
 mod format;
@@ -32,7 +33,7 @@ pub use error::{FatbinDifference, FatbinError};
 pub use format::{CodeKind, Container, Entry, Flaw, Storage};
 pub use kept::{KeepError, PRUNE_FORMAT, Pruned, prune_in_store};
 pub use library::WhyWhole;
-pub use report::{ContainerListing, EntryListing, LeftWhole, Listing, PruneReport, Share};
+pub use report::{ContainerListing, Elsewhere, EntryListing, LeftWhole, Listing, PruneReport, Share};
 pub use sm::{Architecture, Sm, SmError, Variant};
 
 use std::fs::File;
@@ -50,8 +51,15 @@ use plan::Plan;
 /// Where it is no shared library, is damaged, or carries no device code.
 pub fn list(library: &[u8]) -> Result<Listing, FatbinError> {
     let memory = Memory::parse(library)?;
-    let fatbins = Fatbins::read(&memory)?;
-    Ok(report::listing(library.len() as u64, &fatbins))
+    let fatbins = Fatbins::read(&memory);
+    let known: Vec<u64> = fatbins.iter().flat_map(|fatbins| fatbins.embedded.iter().map(|embedded| embedded.address)).collect();
+    let found = elsewhere::find(&memory, &known);
+    let fatbins = match fatbins {
+        // What cannot be pruned can be listed all the same.
+        Err(FatbinError::NoDeviceCode) if !found.is_empty() => Fatbins::none(),
+        other => other?,
+    };
+    Ok(report::listing(library.len() as u64, &fatbins, &found))
 }
 
 /// Writes a library with only the device code that some GPUs can run to an empty file, and verifies it.

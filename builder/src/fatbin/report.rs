@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::elsewhere::Found;
 use super::format::{CONTAINER_HEADER, CodeKind, Entry, Storage};
 use super::library::{Content, Fatbins};
 use super::plan::{Choice, Plan};
@@ -20,6 +21,23 @@ pub struct Listing {
     pub containers: Vec<ContainerListing>,
     /// What pruning would leave as it is.
     pub left_whole: Vec<LeftWhole>,
+    /// Containers in sections that pruning does not touch.
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// Device code in a section that pruning does not touch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Elsewhere {
+    /// The section, such as `.data`.
+    pub section: String,
+    /// Number of containers that can be read.
+    pub containers: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What there is for each architecture.
+    pub architectures: Vec<Share>,
+    /// Why pruning leaves it.
+    pub reason: String,
 }
 
 /// A container.
@@ -95,7 +113,7 @@ pub struct PruneReport {
     pub left_whole: Vec<LeftWhole>,
 }
 
-pub(super) fn listing(bytes: u64, fatbins: &Fatbins<'_>) -> Listing {
+pub(super) fn listing(bytes: u64, fatbins: &Fatbins<'_>, found: &[Found<'_>]) -> Listing {
     let containers = fatbins.containers().map(|(region, container)| ContainerListing {
         address: region.address,
         bytes: container.bytes.len() as u64,
@@ -118,6 +136,21 @@ pub(super) fn listing(bytes: u64, fatbins: &Fatbins<'_>) -> Listing {
         ),
         containers: containers.chain(embedded).collect(),
         left_whole: left_whole(fatbins),
+        elsewhere: found.iter().map(elsewhere_of).collect(),
+    }
+}
+
+fn elsewhere_of(found: &Found<'_>) -> Elsewhere {
+    let reason = match found.is_read_only {
+        true => "nothing that is known uses it",
+        false => "the library can write to it",
+    };
+    Elsewhere {
+        section: found.section.to_owned(),
+        containers: found.containers.len() as u64,
+        bytes: found.containers.iter().map(|container| container.bytes.len() as u64).sum(),
+        architectures: shares(found.containers.iter().flat_map(|container| &container.entries)),
+        reason: reason.to_owned(),
     }
 }
 

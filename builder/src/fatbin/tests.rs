@@ -285,6 +285,24 @@ fn what_something_else_uses_stays_whole() {
 }
 
 #[test]
+fn device_code_in_writable_memory_is_listed_and_not_pruned() {
+    let (folder, _, data) = made("", &[]);
+    let mut places = (0..data.len() - 4).filter(|&at| data[at..].starts_with(&super::format::MAGIC));
+    let container = places.find_map(|at| Container::parse(&data[at..]).ok()).unwrap();
+    let bytes: Vec<String> = container.bytes.iter().map(u8::to_string).collect();
+    let source = format!("__attribute__((aligned(8))) unsigned char code[] = {{{}}};", bytes.join(","));
+    let library = fs::read(compile(folder.path(), "data.so", &source, &["-shared", "-fPIC"])).unwrap();
+    let listing = list(&library).unwrap();
+    let [elsewhere] = listing.elsewhere.as_slice() else { panic!("{listing:?}") };
+    assert_eq!((elsewhere.section.as_str(), elsewhere.containers), (".data", 1));
+    assert_eq!(elsewhere.bytes, container.bytes.len() as u64);
+    assert!(elsewhere.reason.contains("write") && listing.containers.is_empty() && listing.device_code_bytes == 0);
+    let entries: u64 = elsewhere.architectures.iter().map(|share| share.entries).sum();
+    assert_eq!(entries, container.entries.len() as u64);
+    assert!(matches!(pruned(&library, &[75]), Err(FatbinError::NoDeviceCode)));
+}
+
+#[test]
 fn refusals_name_what_is_wrong() {
     let (folder, _, data) = made("", &[]);
     let refusal = |data: &[u8], gpus: &[u32]| pruned(data, gpus).unwrap_err().to_string();

@@ -92,7 +92,7 @@ pub struct RuntimeSection {
 }
 
 /// `[runtime.packages.NAME]`: one of the two.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct PackageEntry {
     /// A version in place of the template's.

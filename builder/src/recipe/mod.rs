@@ -2,11 +2,16 @@
 //!
 //! [`RecipeFile`] is what was written; [`Recipe`] is what it means. The command line overrides the file, the file overrides the defaults.
 
+mod engine;
 mod file;
+mod gpu;
 
+pub use engine::EngineRecord;
 pub use file::{
     ExtraFileEntry, ImageSection, PackageEntry, RecipeFile, RuntimeSection, SavedModelSection, ServerSection, TEMPLATE,
 };
+
+pub use gpu::{GPU_PLACE, GpuPart};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,13 +20,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::fatbin::{Sm, SmError};
+use crate::fatbin::Sm;
 use crate::model::Selection;
 use crate::platform::Platform;
 use crate::template::PackageChoice;
 use crate::template::strict::StrictError;
 use crate::tree::{ImagePath, ImagePathError};
 use crate::units::ByteSize;
+use gpu::{gpus, of_part};
 
 /// The name of a recipe file in a folder.
 pub const FILE_NAME: &str = "imgbuild.toml";
@@ -223,10 +229,14 @@ pub struct Recipe {
     pub keep: Vec<String>,
     /// Whether lookups within libraries are bound, where the stack allows it.
     pub bind: bool,
-    /// The GPUs that device code is kept for, sorted; none keeps all of it.
+    /// The GPUs that device code is kept for, sorted; none keeps all of it. The lock pins all of them, whatever `part` says.
     pub gpus: Vec<Sm>,
+    /// Which of them this image is for.
+    pub part: GpuPart,
     /// Whether the vendor's own libraries are pruned too.
     pub prune_vendor: bool,
+    /// What the model's engines were compiled by and for, where it holds some.
+    pub engines: Option<EngineRecord>,
     /// What is taken of packages of the stack, by their names; paths are relative to the folder.
     pub packages: BTreeMap<String, PackageChoice>,
     /// The server binary, or `None` for the one beside the builder.
@@ -282,8 +292,12 @@ pub struct Overrides {
     pub bind: Option<bool>,
     /// GPUs that device code is kept for, in place of those of the file.
     pub gpus: Vec<Sm>,
+    /// Which of them the image is for.
+    pub part: GpuPart,
     /// Whether the vendor's own libraries are pruned too.
     pub prune_vendor: Option<bool>,
+    /// Packages of the stack in another version or from another place, before those of the file; paths are the process's.
+    pub packages: Vec<(String, PackageEntry)>,
     /// Whether XLA compiles a SavedModel.
     pub xla: Option<XlaChoice>,
     /// Whether the image is run once while it is built.
@@ -364,7 +378,7 @@ impl Recipe {
             }
             None => (RecipeFile::default(), overrides.model.as_deref().map_or_else(|| PathBuf::from("."), folder_of)),
         };
-        Self::resolve(written, overrides, folder)
+        Self::resolve(written, overrides, folder)?.with_engines()
     }
 
     /// Gives the written recipe its meaning: defaults, paths and checks. Reads nothing.
@@ -408,11 +422,21 @@ impl Recipe {
         let cpu = overrides.cpu.or_else(|| written.saved_model.cpu.clone());
         let saved_model = written.saved_model.selection()?;
         let gpus = gpus(overrides.gpus, &written.runtime.gpu)?;
+        let part = overrides.part;
+        let tags = of_part("tags", [written.tags, overrides.tags].concat(), part)?;
+        let outputs = if overrides.outputs.is_empty() { written.outputs } else { overrides.outputs };
+        let outputs = of_part("outputs", outputs, part)?;
         let prune_vendor = overrides.prune_vendor.or(written.runtime.prune_vendor).unwrap_or(false);
         if prune_vendor && gpus.is_empty() {
             return Err(field("runtime.prune-vendor", "true", "GPUs to prune for: `--gpu sm_75`, or `gpu` in the recipe"));
         }
-        let packages = written.runtime.packages.into_iter().map(|(name, entry)| package(name, entry, &for_platform));
+        let mut entries = written.runtime.packages;
+        for (name, entry) in overrides.packages {
+            // Paths of the recipe are relative to its folder, those that were typed are not.
+            let path = entry.path.map(|path| std::path::absolute(&path).unwrap_or(path));
+            entries.insert(name, PackageEntry { path, ..entry });
+        }
+        let packages = entries.into_iter().map(|(name, entry)| package(name, entry, &for_platform));
         let packages = packages.collect::<Result<_, _>>()?;
         Ok(Self {
             model,
@@ -429,15 +453,17 @@ impl Recipe {
             minimize: overrides.minimize.or(written.minimize).unwrap_or_default(),
             optimize: overrides.optimize.or(written.optimize).unwrap_or_default(),
             prepack: overrides.prepack.or(written.prepack).unwrap_or(true),
-            tags: [written.tags, overrides.tags].concat(),
-            outputs: if overrides.outputs.is_empty() { written.outputs } else { overrides.outputs },
+            tags,
+            outputs,
             runtime: written.runtime.path.as_deref().map(in_folder).map(for_platform),
             custom_operators: written.runtime.custom_operators.iter().map(|path| for_platform(in_folder(path))).collect(),
             custom_domains: written.runtime.custom_domains,
             keep: [written.runtime.keep, overrides.keep].concat(),
             bind: overrides.bind.or(written.runtime.bind).unwrap_or(true),
             gpus,
+            part,
             prune_vendor,
+            engines: None,
             packages,
             server: overrides.server.or_else(|| written.server.binary.as_deref().map(in_folder)).map(for_platform),
             lock_file: match overrides.one_of_several {
@@ -458,6 +484,15 @@ impl Recipe {
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
         self.folder.join(&self.lock_file)
+    }
+
+    /// The GPUs that this image has device code for; none means all that its libraries came with.
+    #[must_use]
+    pub fn device_gpus(&self) -> &[Sm] {
+        match &self.part {
+            GpuPart::One(gpu) => std::slice::from_ref(gpu),
+            GpuPart::Only | GpuPart::All => &self.gpus,
+        }
     }
 
     /// What the lock depends on besides the stack and base themselves.
@@ -529,18 +564,6 @@ fn parse_user(text: &str) -> Result<User, RecipeError> {
     let user = User { uid: uid.parse().map_err(|_| error())?, gid: gid.parse().map_err(|_| error())? };
     if user.uid == 0 || user.gid == 0 { Err(error()) } else { Ok(user) }
 }
-
-/// The GPUs that were typed, or else written, each once.
-fn gpus(typed: Vec<Sm>, written: &[String]) -> Result<Vec<Sm>, RecipeError> {
-    let parse = |text: &String| text.parse().map_err(|error: SmError| field("runtime.gpu", &error.found, SM));
-    let mut gpus = if typed.is_empty() { written.iter().map(parse).collect::<Result<_, _>>()? } else { typed };
-    gpus.sort_unstable();
-    gpus.dedup();
-    Ok(gpus)
-}
-
-/// What names of GPUs look like.
-const SM: &str = "`sm_` and the compute capability without its dot, such as `sm_75` or `sm_120`";
 
 fn package(
     name: String,

@@ -29,6 +29,12 @@ pub struct BindRules {
 }
 
 impl BindRules {
+    /// Keeps every export, so that lookups stay as they are and relative relocations alone are packed.
+    #[must_use]
+    pub fn pack_alone() -> Self {
+        Self { keep: vec!["*".to_owned()] }
+    }
+
     /// Whether a name is kept.
     pub(super) fn keeps(&self, name: &[u8]) -> bool {
         self.keep.iter().any(|pattern| match pattern.strip_suffix('*') {

@@ -13,7 +13,7 @@ use crate::link::Closure;
 use crate::progress::Progress;
 use crate::recipe::Minimize;
 use crate::report::Omission;
-use crate::rewrite::{KeepError, Neighbours, RewriteReport, Rewritten, Transformation, rewrite_in_store};
+use crate::rewrite::{BindRules, KeepError, Neighbours, RewriteReport, Rewritten, Transformation, rewrite_in_store};
 use crate::store::Store;
 use crate::template::{DeviceCode, LibraryRule};
 use crate::tree::Origin;
@@ -27,7 +27,9 @@ pub(super) fn changes(rule: &LibraryRule, request: &RuntimeRequest<'_>) -> Vec<T
     let is_dropped = |name: &&String| request.minimize == Minimize::Model && !request.keep.contains(name);
     let dropped: Vec<String> = rule.drop_needed.iter().filter(is_dropped).cloned().collect();
     let dropped = (!dropped.is_empty()).then_some(Transformation::DropNeeded(dropped));
-    let bind = rule.bind.clone().filter(|_| request.bind).map(Transformation::Bind);
+    let is_packed = rule.pack && request.prune_vendor;
+    let bind = rule.bind.clone().or_else(|| is_packed.then(BindRules::pack_alone));
+    let bind = bind.filter(|_| request.bind).map(Transformation::Bind);
     strip.into_iter().chain(dropped).chain(bind).collect()
 }
 
@@ -203,6 +205,9 @@ fn cuts(name: &str, package: &str, report: &RewriteReport) -> Vec<Omission> {
     };
     let strip = cut(stripped, "symbol tables and debug information, which no loader reads".to_owned());
     let bind = report.bind.as_ref().and_then(|bind| {
+        if bind.exports_dropped == 0 && bind.packed > 0 {
+            return cut(saved - stripped, format!("{} relocations, of which packed ones take fewer bytes", bind.packed));
+        }
         let reason = format!(
             "{} of {} dynamic symbols, which nothing else in the image names, and the lookups of {} references to them",
             bind.symbols_before - bind.symbols_after,

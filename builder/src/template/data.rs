@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::strict::nearest;
-use super::{BaseImage, Snippet, StackTemplate, TemplateError};
+use super::{BaseImage, EngineCompiler, Snippet, StackTemplate, TemplateError};
 use crate::digest::Digest;
 
 // `FILES`: the path below the repository's root and the bytes of every data file, by path.
@@ -74,6 +74,14 @@ impl Data {
     /// Where there is none of that name, or it is not as it should be.
     pub fn base_image(&self, name: &str) -> Result<Loaded<BaseImage>, TemplateError> {
         self.load("base image", "base-images", ".toml", name, BaseImage::parse)
+    }
+
+    /// Loads what compiles engines without a GPU by name, or from a file where the name is a path to one.
+    ///
+    /// # Errors
+    /// Where there is none of that name, or it is not as it should be.
+    pub fn engine_compiler(&self, name: &str) -> Result<Loaded<EngineCompiler>, TemplateError> {
+        self.load("engine compiler", "templates/engines", ".toml", name, EngineCompiler::parse)
     }
 
     /// Reads an operator table: a file in `templates/operators/`.

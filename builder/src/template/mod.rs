@@ -7,6 +7,7 @@
 mod base;
 mod compiler;
 mod data;
+mod engine;
 mod gpu;
 mod matrix;
 mod path;
@@ -20,6 +21,7 @@ mod tests;
 pub use base::{BaseImage, BasePackage, Contents, Directory, FileSource, GeneratedFile, Link, ReleaseRule, User};
 pub use compiler::{CompilerPackage, CompilerTemplate, Licence, Processor, RuntimePart};
 pub use data::{Data, Loaded};
+pub use engine::{EngineCompiler, PinnedPackage};
 pub use gpu::{DeviceCode, Gpu};
 pub use matrix::{Accepts, VersionRange, VersionRangeError, check_files};
 pub use path::PathTemplate;

@@ -154,6 +154,9 @@ pub struct LibraryRule {
     pub drop_needed: Vec<String>,
     /// Whose the CUDA device code in it is, where it has some that can be pruned.
     pub device_code: Option<DeviceCode>,
+    /// Whether its relative relocations are packed, where the vendor's libraries may be changed.
+    #[serde(default)]
+    pub pack: bool,
     /// Whether a package without such a file is in order.
     #[serde(default)]
     pub optional: bool,

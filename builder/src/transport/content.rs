@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::error::TransportError;
-use crate::image::{Descriptor, Image, Index, PlatformFields, media_type};
+use crate::doctor::label;
+use crate::image::{Descriptor, Image, ImageConfig, Index, PlatformFields, media_type};
 use crate::platform::Platform;
 
 /// What lies at a place.
@@ -29,10 +30,14 @@ pub struct ImageIndex {
 }
 
 impl ImageIndex {
-    /// An index over images, each under the platform that its config names.
+    /// An index over images, each under the platform that its config names, with the GPUs that its labels name as an annotation.
     #[must_use]
     pub fn of(images: Vec<Image>) -> Self {
-        let entry = |image: &Image| Descriptor { platform: platform_of(image), ..describe(image) };
+        let entry = |image: &Image| {
+            let mut entry = Descriptor { platform: platform_of(image), ..describe(image) };
+            entry.annotations.extend(gpus_of(image).map(|gpus| (label::SM.to_owned(), gpus)));
+            entry
+        };
         let parsed = Index {
             schema_version: 2,
             media_type: Some(media_type::INDEX.to_owned()),
@@ -73,6 +78,13 @@ pub fn platform_of(image: &Image) -> Option<PlatformFields> {
     Some(PlatformFields { architecture, os, variant, other: Default::default() })
 }
 
+/// What an image's labels say of the GPUs that it is for.
+#[must_use]
+pub fn gpus_of(image: &Image) -> Option<String> {
+    let config: ImageConfig = serde_json::from_slice(&image.config).ok()?;
+    config.config.labels?.remove(label::SM)
+}
+
 fn is_for(fields: &PlatformFields, platform: Platform) -> bool {
     fields.os == "linux" && fields.architecture == platform.architecture()
 }
@@ -97,7 +109,8 @@ impl Content {
     #[must_use]
     pub fn platforms(&self) -> Vec<String> {
         let mut found = Vec::new();
-        self.each(None, &mut |image, fields| {
+        self.each(None, &mut |image, entry| {
+            let fields = entry.and_then(|entry| entry.platform.as_ref());
             if let Some(fields) = fields.cloned().or_else(|| platform_of(image)).filter(|fields| fields.os != "unknown") {
                 found.push(written(&fields));
             }
@@ -106,13 +119,13 @@ impl Content {
         found
     }
 
-    /// Visits each image with the platform that the index gives it.
-    fn each<'a>(&'a self, fields: Option<&'a PlatformFields>, visit: &mut dyn FnMut(&'a Image, Option<&'a PlatformFields>)) {
+    /// Visits each image with the entry of the index that names it.
+    fn each<'a>(&'a self, entry: Option<&'a Descriptor>, visit: &mut dyn FnMut(&'a Image, Option<&'a Descriptor>)) {
         match self {
-            Self::Image(image) => visit(image, fields),
+            Self::Image(image) => visit(image, entry),
             Self::Index(index) => {
                 for (child, entry) in index.children.iter().zip(&index.parsed.manifests) {
-                    child.each(entry.platform.as_ref(), visit);
+                    child.each(Some(entry), visit);
                 }
             }
         }
@@ -126,6 +139,19 @@ impl Content {
         found
     }
 
+    /// The images for a platform in their order, each with the entry of the index that names it.
+    #[must_use]
+    pub fn images_for(&self, platform: Platform) -> Vec<(&Image, Option<&Descriptor>)> {
+        let mut found = Vec::new();
+        self.each(None, &mut |image, entry| {
+            let fields = entry.and_then(|entry| entry.platform.clone()).or_else(|| platform_of(image));
+            if fields.is_some_and(|fields| is_for(&fields, platform)) {
+                found.push((image, entry));
+            }
+        });
+        found
+    }
+
     /// Takes the one image for a platform, or the only one where none is asked for.
     ///
     /// # Errors
@@ -133,8 +159,8 @@ impl Content {
     /// for that platform.
     pub fn image(&self, platform: Option<Platform>) -> Result<&Image, TransportError> {
         let mut candidates = Vec::new();
-        self.each(None, &mut |image, fields| {
-            let fields = fields.cloned().or_else(|| platform_of(image));
+        self.each(None, &mut |image, entry| {
+            let fields = entry.and_then(|entry| entry.platform.clone()).or_else(|| platform_of(image));
             let fits = match (&fields, platform) {
                 (Some(fields), Some(platform)) => is_for(fields, platform),
                 // An artifact that is no image is for every platform, but is never chosen out of an index.

@@ -26,7 +26,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-pub use content::{Content, ImageIndex, describe, platform_of};
+pub use content::{Content, ImageIndex, describe, gpus_of, platform_of};
 pub use convert::to_oci;
 pub use error::{ArchiveProblem, TransportError};
 pub use name::{ImageName, NameError, Selector, Transport};

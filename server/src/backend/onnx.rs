@@ -135,7 +135,7 @@ impl OnnxBackend {
         let session = Session::create(Arc::clone(&runtime.environment), path, &options).map_err(describe)?;
         let placement = assignment::read(&session).map_err(describe)?;
         if let Some(placement) = &placement {
-            assignment::judge(placement, config.provider, config.cpu_fallback)?;
+            assignment::judge(placement, config.provider, config.cpu_fallback, &config.gpu_operators)?;
         }
 
         let mut inputs = Vec::new();

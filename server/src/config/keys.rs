@@ -75,6 +75,11 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "what becomes of nodes that the provider leaves to the CPU: report (at start), or refuse (to start) [report]",
     ),
+    key(
+        "gpu_operators",
+        Kind::List,
+        "operators that the provider alone may run: a node of theirs that is left to the CPU ends the start [none]",
+    ),
     key("max_body_bytes", Kind::Integer, "largest request body, before and after decompression [104857600]"),
     key("max_buffered_bytes", Kind::Integer, "request bodies held at a time, all together [4 x max_body_bytes]"),
     key("max_header_bytes", Kind::Integer, "largest request head, 8192 or more [65536]"),

@@ -88,6 +88,7 @@ impl Reader {
             provider_options: self.map("provider_options")?,
             provider_libraries: self.list("provider_libraries")?,
             cpu_fallback: self.one_of("cpu_fallback", CpuFallback::ALL)?.unwrap_or(CpuFallback::Report),
+            gpu_operators: self.list("gpu_operators")?,
             limits,
             warm_up,
             warm_up_repeats: self.integer("warm_up_repeats", 0, 0..=1000)?,

@@ -70,25 +70,43 @@ unsafe fn node_in_words(node: *const sys::OrtEpAssignedNode) -> Result<String, S
     Ok(if name.is_empty() { operator } else { format!("{operator} `{name}`") })
 }
 
+/// The operator of a node in words, without its domain.
+fn operator(node: &str) -> &str {
+    let name = node.split(' ').next().unwrap_or(node);
+    name.rsplit(':').next().unwrap_or(name)
+}
+
 /// Checks that the provider took what it was asked for.
 ///
 /// # Errors
-/// Where it took nothing; where it left something to the CPU and that is refused.
-pub(super) fn judge(placement: &Placement, provider: Provider, fallback: CpuFallback) -> Result<(), LoadError> {
+/// Where it took nothing; where it left something to the CPU and that is refused, for all operators or for those of a list.
+pub(super) fn judge(
+    placement: &Placement,
+    provider: Provider,
+    fallback: CpuFallback,
+    gpu_operators: &[String],
+) -> Result<(), LoadError> {
     let total: usize = placement.nodes.values().sum();
     let taken = placement.nodes.get(provider::name(provider)).copied().unwrap_or(0);
-    let on_cpu = placement.on_cpu.len();
-    if provider == Provider::Cpu || (taken > 0 && (on_cpu == 0 || fallback == CpuFallback::Report)) {
+    let is_listed = |node: &&String| gpu_operators.iter().any(|listed| listed == operator(node));
+    let took_nothing = taken == 0;
+    let refused: Vec<&String> = match fallback {
+        CpuFallback::Report if !took_nothing => placement.on_cpu.iter().filter(is_listed).collect(),
+        _ => placement.on_cpu.iter().collect(),
+    };
+    let on_cpu = refused.len();
+    if provider == Provider::Cpu || (!took_nothing && on_cpu == 0) {
         return Ok(());
     }
-    let named = placement.on_cpu.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let named = refused.into_iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     let more = on_cpu.saturating_sub(NAMED);
     let named = if more > 0 { format!("{named} and {more} more") } else { named };
-    let took_nothing = taken == 0;
     let message = if took_nothing && on_cpu == 0 {
         format!("it takes none of the {total} nodes")
     } else if took_nothing {
         format!("it takes none of the {total} nodes, and {on_cpu} would run on the CPU: {named}")
+    } else if fallback == CpuFallback::Report {
+        format!("{on_cpu} of the {total} nodes would run on the CPU, which `gpu_operators` rules out: {named}")
     } else {
         format!("{on_cpu} of the {total} nodes would run on the CPU: {named}")
     };
@@ -111,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_provider_has_to_take_something() {
-        let judged = |taken, on_cpu, fallback| match judge(&placement(taken, on_cpu), Provider::Cuda, fallback) {
+        let judged = |taken, on_cpu, fallback| match judge(&placement(taken, on_cpu), Provider::Cuda, fallback, &[]) {
             Ok(()) => "fine".to_owned(),
             Err(LoadError::Provider { message, fault, .. }) => format!("{fault:?}: {message}"),
             Err(other) => panic!("{other}"),
@@ -124,6 +142,23 @@ mod tests {
             "Nothing: it takes none of the 1 nodes, and 1 would run on the CPU: Shape `s0`"
         );
         assert!(judged(1, 12, CpuFallback::Refuse).ends_with("Shape `s9` and 2 more"));
-        assert!(judge(&placement(0, 4), Provider::Cpu, CpuFallback::Refuse).is_ok());
+        assert!(judge(&placement(0, 4), Provider::Cpu, CpuFallback::Refuse, &[]).is_ok());
+    }
+
+    #[test]
+    fn operators_that_the_image_has_no_library_for_are_refused_alone() {
+        let mut placement = placement(3, 2);
+        placement.on_cpu.extend(["com.microsoft:Attention `a`".to_owned(), "ReduceSum".to_owned()]);
+        let judged = |operators: &[&str]| {
+            let operators: Vec<String> = operators.iter().map(|name| (*name).to_owned()).collect();
+            match judge(&placement, Provider::Cuda, CpuFallback::Report, &operators) {
+                Err(LoadError::Provider { message, fault: ProviderFault::OnCpu, .. }) => message,
+                other => format!("{other:?}"),
+            }
+        };
+        assert_eq!(judged(&["Conv", "Sum"]), "Ok(())");
+        let message = judged(&["Attention", "Conv", "ReduceSum"]);
+        let start = "2 of the 5 nodes would run on the CPU, which `gpu_operators` rules out";
+        assert_eq!(message, format!("{start}: com.microsoft:Attention `a`, ReduceSum"));
     }
 }
