@@ -8,7 +8,7 @@ With --make it writes a model instead: `resnet50` of keras.applications with ran
 exported in the same way, `strings` for byte strings,
 `custom` with an operator that no TensorFlow has, `compiled` with a function that XLA must compile; and for compilation ahead
 of time `rows` and `rows-2`, which differ in their weights alone, `fixed` of static shapes, `mixed-rows`, whose rows depend on one
-another, and `uncompilable`, with an operator that XLA does not have.
+another, `kernels`, for which every part of XLA's runtime is linked, and `uncompilable`, with an operator that XLA does not have.
 """
 
 import argparse
@@ -111,6 +111,24 @@ def make(kind, folder):
         @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
         def serve(x):
             return {"y": x - tf.reduce_mean(x, 0)}
+        signatures = {"serving_default": serve}
+    elif kind == "kernels":
+        weight = lambda shape, seed: tf.Variable(tf.random.stateless_normal(shape, [1, seed]) / 4)
+        module.plane, module.space, module.square = weight([3, 3, 8, 8], 1), weight([3, 3, 3, 8, 8], 2), weight([256, 256], 3)
+        half = lambda value: tf.cast(value, tf.float16)
+        @tf.function(input_signature=[tf.TensorSpec([2, 16, 16, 8], tf.float32, name="image"), tf.TensorSpec([2, 8, 8, 8, 8], tf.float32, name="volume"), tf.TensorSpec([64, 256], tf.float32, name="rows")])
+        def serve(image, volume, rows):
+            double = tf.cast(module.square, tf.float64)
+            return {
+                "plane": tf.nn.conv2d(image, module.plane, 1, "SAME"),
+                "space": tf.nn.conv3d(volume, module.space, [1] * 5, "SAME"),
+                "plane16": tf.cast(tf.nn.conv2d(half(image), half(module.plane), 1, "SAME"), tf.float32),
+                "product": rows @ module.square,
+                "product16": tf.cast(half(rows) @ half(module.square), tf.float32),
+                "product64": tf.cast(tf.cast(rows, tf.float64) @ double, tf.float32),
+                "whole": tf.cast(rows * 9, tf.int32) @ tf.cast(module.square * 9, tf.int32),
+                "sorted": tf.sort(rows),
+            }
         signatures = {"serving_default": serve}
     elif kind == "uncompilable":
         @tf.function(input_signature=[tf.TensorSpec([4], tf.float32, name="x")])

@@ -39,7 +39,7 @@ pub(super) struct Linker<'a> {
 
 /// What decides how the runtime is compiled and linked, besides the packages.
 pub(super) fn key(template: &CompilerTemplate, programs: &Programs, processor: &Processor) -> Digest {
-    let mut text = format!("{template:?}\n{}\n{}\n", processor.name, programs.compiler_key());
+    let mut text = format!("{template:?}\n{}\n{}\n", processor.runtime(), programs.compiler_key());
     for (name, source) in SOURCES {
         let _ = writeln!(text, "{name} {}", Digest::of(source.as_bytes()));
     }
@@ -143,7 +143,7 @@ impl Linker<'_> {
     fn compile(&self, folder: &Path, source: &Path, optimize: &str, object: &str) -> Result<(), CompileError> {
         let mut arguments = self.template.compile.clone();
         arguments.push(optimize.to_owned());
-        arguments.push(format!("-march={}", self.processor.name));
+        arguments.push(format!("-march={}", self.processor.runtime()));
         // The folder's own headers come first.
         arguments.push("-I.".to_owned());
         arguments

@@ -240,7 +240,8 @@ impl Keys {
         let graph =
             format!("{FORMAT}\n{graph}{:?}\n{}\n{compiler}\n{}\n", saved.tags, saved.signature, Digest::of(DRIVER.as_bytes()));
         let link = link::key(request.template, programs, request.processor);
-        let code = Digest::of(format!("{graph}{constants}{:?}\n{link}\n", request.batch.sizes()).as_bytes());
+        let (rows, processor) = (request.batch.sizes(), &request.processor.name);
+        let code = Digest::of(format!("{graph}{constants}{rows:?}\n{processor}\n{link}\n").as_bytes());
         let weights = Digest::of(format!("{graph}{checkpoint}").as_bytes());
         Ok(Self { code, weights })
     }

@@ -53,6 +53,17 @@ pub struct Processor {
     pub name: String,
     /// The features that its code may use, by the names that the server checks them by.
     pub features: Vec<String>,
+    /// An older one that the runtime is compiled for, and what calls it; only the model's own code is for this one then.
+    #[serde(default)]
+    pub runtime: Option<String>,
+}
+
+impl Processor {
+    /// What C++ is compiled for.
+    #[must_use]
+    pub fn runtime(&self) -> &str {
+        self.runtime.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// A source of the runtime.

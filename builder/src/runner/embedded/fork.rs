@@ -60,8 +60,8 @@ mod tests {
     #[test]
     fn a_process_with_other_threads_is_not_forked() {
         // The test's own thread and the harness's.
-        assert_eq!(plain().unwrap_err().raw_os_error(), Some(libc::EBUSY));
+        assert_eq!(plain().expect_err("there are more threads").raw_os_error(), Some(libc::EBUSY));
         let any = std::fs::File::open("/").expect("the root");
-        assert_eq!(into_group(&any).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+        assert_eq!(into_group(&any).expect_err("there are more threads").raw_os_error(), Some(libc::EBUSY));
     }
 }
