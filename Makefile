@@ -46,7 +46,7 @@ verify-full: build ## send every operator case of the onnx package through the g
 	  --imgbuild $(TARGET)/release/imgbuild --folder build/operator-cases --expect tests/tools/operator_cases.txt
 
 .PHONY: savedmodel-check
-savedmodel-check: build ## basic-pitch and ResNet50 by both TensorFlow stacks, embedded and in Docker, against TensorFlow's Python (20 minutes)
+savedmodel-check: build ## basic-pitch and ResNet50 by both TensorFlow stacks, embedded and in Docker, against TensorFlow's Python (35 minutes)
 	@tests/tools/install-deps.sh
 	@tests/tools/savedmodel-check.sh
 

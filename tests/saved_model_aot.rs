@@ -71,7 +71,9 @@ const STACK: [&str; 4] = ["--stack", "tf-xla-aot", "--batch", "1,4"];
 fn every_number_of_rows_is_answered_as_tensorflows_python_does() {
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
     let model = made("rows");
-    let report = build(folder.path(), &model, &STACK);
+    let report = build(folder.path(), &model, &[&STACK[..], &["--sbom", "both", "--attestations", "written"]].concat());
+    let digest = report["image"]["digest"].as_str().expect("a digest");
+    succeed(python().arg(root().join("tests/tools/judge_attestations.py")).arg(folder.path().join("written")).arg(digest));
     assert_eq!((report["stack"].as_str(), report["compiled"]["rows"].to_string().as_str()), (Some("tf-xla-aot"), "[1,4]"));
     let image = report["totals"]["image"]["unpacked"].as_u64().expect("a number");
     assert!(image < 15_000_000, "{image}, with weights of 544 bytes");
@@ -231,7 +233,8 @@ fn new_weights_change_the_layer_of_the_model_alone() {
     assert_ne!(layer(&first, "model"), layer(&second, "model"));
 }
 
-/// A store that has the packages and no result gives the same image, in another folder and with one processor.
+/// A store that has the packages and no result gives the same image, in another folder and with one processor, also after a build that
+/// was killed while it compiled.
 #[test]
 fn equal_inputs_give_equal_images() {
     let folder = tempfile::tempdir_in(build_folder()).expect("a folder");
@@ -256,8 +259,29 @@ fn equal_inputs_give_equal_images() {
     command.args(["--name", "m", "-o", "oci:image:1", "--offline", "--threads", "1", "--report"]).arg(&report);
     // The pins of the first build, by which nothing has to be fetched.
     std::fs::copy(folder.path().join("imgbuild.lock"), other.path().join("imgbuild.lock")).expect("a lock");
-    succeed(command.env("IMGBUILD_STORE", &store));
+    command.env("IMGBUILD_STORE", &store);
+    kill_while_compiling(&mut command, &store);
+    assert!(!report.exists() && !other.path().join("image").exists());
+    succeed(&mut command);
     assert_eq!(json_file(&report)["image"], first["image"]);
+}
+
+/// Starts a build and ends it by force once TensorFlow's compiler was given its task.
+fn kill_while_compiling(command: &mut Command, store: &Path) {
+    let mut build = command.spawn().expect("it starts");
+    let is_compiling = || {
+        let found = succeed(Command::new("find").arg(store).args(["-name", "request.json"]));
+        !found.stdout.is_empty()
+    };
+    while !is_compiling() {
+        assert_eq!(build.try_wait().expect("it can be asked"), None, "it ended before it compiled");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // Into the middle of it, which takes seconds.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(build.try_wait().expect("it can be asked"), None, "it ended before it could be killed");
+    build.kill().expect("it can be killed");
+    build.wait().expect("it was started here");
 }
 
 /// Another compiler gives other bytes: it is told, and refused where the lock must hold.

@@ -204,7 +204,7 @@ fn a_gpu_that_was_asked_for_and_is_missing_ends_the_start() {
     let (status, error) = start(r#"{"provider":"rocm"}"#);
     assert!(status == Some(2) && error["message"].as_str().is_some_and(|text| text.contains("`cpu`, `cuda`")), "{error}");
 
-    let (status, error) = start(r#"{"provider":"cuda","backend":"tensorflow"}"#);
+    let (status, error) = start(r#"{"provider":"tensorrt","backend":"tensorflow"}"#);
     assert!(status == Some(2) && error["message"].as_str().is_some_and(|text| text.contains("expected `cpu`")), "{error}");
 
     std::fs::remove_file(stubs.join("libcublasLt.so.13")).expect("it was there");

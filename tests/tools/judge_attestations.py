@@ -40,6 +40,9 @@ components = list(walk(bom["components"]))
 found = {c["name"]: c["hashes"][0]["content"] for c in components if c["type"] == "file"}
 assert found == files, set(found.items()) ^ set(files.items())
 libraries = {c["name"]: c for c in components if c["type"] == "library"}
+# What a C++ compiler links into a model is of no package.
+linked = libraries.pop("libstdc++ and libgcc", None)
+assert (linked or {}).get("version") == (size.get("compiled") or {}).get("linked_by"), linked
 assert libraries.keys() == packages.keys(), libraries.keys() ^ packages.keys()
 for name, library in libraries.items():
     address = PackageURL.from_string(library["purl"])
@@ -54,6 +57,7 @@ assert not messages, [message.validation_message for message in messages]
 checksums = {package.name: package.checksums[0].value for package in document.packages if package.checksums}
 for path, hex_digest in files.items():
     assert checksums[path] == hex_digest, path
+assert bool(linked) == any(package.name == "libstdc++ and libgcc" for package in document.packages)
 for name, package in packages.items():
     assert checksums[name] == package["digest"].removeprefix("sha256:"), name
 
@@ -68,6 +72,11 @@ assert raw["subject"][0]["digest"]["sha256"] == digest.removeprefix("sha256:")
 dependencies = {d.digest["sha256"] for d in predicate.build_definition.resolved_dependencies}
 for package in packages.values():
     assert package["digest"].removeprefix("sha256:") in dependencies, package
+compiled = size.get("compiled")
 for path, hex_digest in files.items():
-    assert not path.startswith("/models/") or hex_digest in dependencies, path
+    assert not path.startswith("/models/") or hex_digest in dependencies or compiled, path
+if compiled:
+    # What was compiled is not in the image; what it was compiled of went into it.
+    assert any(name == "saved_model.pb" for name in compiled["sources"]), compiled
+    assert {digest.removeprefix("sha256:") for digest in compiled["sources"].values()} <= dependencies, compiled
 print(f"{len(files)} files, {len(packages)} packages")

@@ -114,14 +114,13 @@ def make(kind, folder):
         signatures = {"serving_default": serve}
     elif kind == "kernels":
         weight = lambda shape, seed: tf.Variable(tf.random.stateless_normal(shape, [1, seed]) / 4)
-        module.plane, module.space, module.square = weight([3, 3, 8, 8], 1), weight([3, 3, 3, 8, 8], 2), weight([256, 256], 3)
+        module.plane, module.square = weight([3, 3, 8, 8], 1), weight([256, 256], 2)
         half = lambda value: tf.cast(value, tf.float16)
-        @tf.function(input_signature=[tf.TensorSpec([2, 16, 16, 8], tf.float32, name="image"), tf.TensorSpec([2, 8, 8, 8, 8], tf.float32, name="volume"), tf.TensorSpec([64, 256], tf.float32, name="rows")])
-        def serve(image, volume, rows):
+        @tf.function(input_signature=[tf.TensorSpec([64, 8, 8, 8], tf.float32, name="image"), tf.TensorSpec([64, 256], tf.float32, name="rows")])
+        def serve(image, rows):
             double = tf.cast(module.square, tf.float64)
             return {
                 "plane": tf.nn.conv2d(image, module.plane, 1, "SAME"),
-                "space": tf.nn.conv3d(volume, module.space, [1] * 5, "SAME"),
                 "plane16": tf.cast(tf.nn.conv2d(half(image), half(module.plane), 1, "SAME"), tf.float32),
                 "product": rows @ module.square,
                 "product16": tf.cast(half(rows) @ half(module.square), tf.float32),

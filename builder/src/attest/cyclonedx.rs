@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Facts;
 use super::licence::Licence;
+use super::{COMPILER_RUNTIME, COMPILER_RUNTIME_LICENCE, Facts};
 use crate::report::{FileSize, PackageSize};
 
 pub(super) const MEDIA_TYPE: &str = "application/vnd.cyclonedx+json";
@@ -23,6 +23,16 @@ pub(super) fn document(facts: &Facts<'_>) -> Value {
             "hashes": hashes(package.digest.hex()),
             "licenses": licenses(package),
             "components": files(facts.files_of(package)),
+        }));
+    }
+    if let Some(compiled) = &report.compiled {
+        components.push(json!({
+            "type": "library",
+            "bom-ref": "compiler-runtime",
+            "name": COMPILER_RUNTIME,
+            "version": compiled.linked_by,
+            "description": "parts of it that the C++ compiler links into the model",
+            "licenses": [{ "expression": COMPILER_RUNTIME_LICENCE }],
         }));
     }
     if let Some(base) = &facts.lock.base_image {

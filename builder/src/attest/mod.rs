@@ -21,6 +21,11 @@ use crate::report::{FileSize, PackageSize, SizeReport};
 use crate::source::{Pin, SourceKind};
 use crate::tree::Origin;
 
+/// What of the C++ compiler's own libraries becomes part of a model that is compiled ahead of time.
+const COMPILER_RUNTIME: &str = "libstdc++ and libgcc";
+/// Their licence, whose exception is for programs that were compiled.
+const COMPILER_RUNTIME_LICENCE: &str = "GPL-3.0-or-later WITH GCC-exception-3.1";
+
 /// Which bills of materials are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Sbom {

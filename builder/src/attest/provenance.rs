@@ -27,6 +27,9 @@ pub(super) fn statement(facts: &Facts<'_>) -> Value {
         }));
     }
     dependencies.push(json!({ "name": "imgserve", "digest": { "sha256": facts.lock.server.sha256.hex() } }));
+    for (name, digest) in report.compiled.iter().flat_map(|compiled| &compiled.sources) {
+        dependencies.push(json!({ "name": name, "digest": { "sha256": digest.hex() } }));
+    }
     for file in facts.model_files() {
         let name = file.path.rsplit('/').next().unwrap_or(&file.path);
         dependencies.push(json!({ "name": name, "digest": { "sha256": file.digest.hex() } }));

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::Facts;
 use super::licence::Licence;
+use super::{COMPILER_RUNTIME, COMPILER_RUNTIME_LICENCE, Facts};
 use crate::digest::Digest;
 use crate::report::FileSize;
 
@@ -50,6 +50,12 @@ pub(super) fn document(facts: &Facts<'_>) -> Value {
         writer.packages.push(entry);
         writer.relate(ROOT, "CONTAINS", &id);
         writer.files(&id, facts.files_of(package));
+    }
+    if let Some(compiled) = &report.compiled {
+        let mut linked = entry("SPDXRef-CompilerRuntime", COMPILER_RUNTIME, "LIBRARY", None, COMPILER_RUNTIME_LICENCE);
+        linked["versionInfo"] = json!(compiled.linked_by);
+        writer.packages.push(linked);
+        writer.relate(ROOT, "CONTAINS", "SPDXRef-CompilerRuntime");
     }
     if let Some(base) = &facts.lock.base_image {
         writer.packages.push(entry("SPDXRef-Base", &facts.lock.base, "CONTAINER", Some(base.sha256), "NOASSERTION"));

@@ -12,6 +12,7 @@ mod link;
 mod processor;
 mod programs;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,7 @@ pub fn compile(request: &CompileRequest<'_>, store: &Store, progress: &Progress)
         linked_by: programs.version.clone(),
         processor: request.processor.name.clone(),
         rows: request.batch.sizes().to_vec(),
+        sources: keys.sources,
         library: library.size,
         weights: weights.as_ref().map_or(0, |weights| weights.size),
     };
@@ -214,6 +216,8 @@ fn add(path: &Path, store: &Store) -> Result<Blob, CompileError> {
 struct Keys {
     code: Digest,
     weights: Digest,
+    /// The model's files.
+    sources: BTreeMap<String, Digest>,
 }
 
 const CODE: &str = "compiled-code";
@@ -223,8 +227,10 @@ impl Keys {
     fn of(request: &CompileRequest<'_>, store: &Store) -> Result<Self, CompileError> {
         let programs = request.programs;
         let (mut graph, mut checkpoint) = (String::new(), String::new());
+        let mut sources = BTreeMap::new();
         for file in request.model.files() {
             let (digest, _) = layer::digest_file(&file.path, store)?;
+            sources.insert(file.location.clone(), digest);
             // It tells weights apart, which the code does not.
             if file.location == "fingerprint.pb" {
                 continue;
@@ -243,7 +249,7 @@ impl Keys {
         let (rows, processor) = (request.batch.sizes(), &request.processor.name);
         let code = Digest::of(format!("{graph}{constants}{rows:?}\n{processor}\n{link}\n").as_bytes());
         let weights = Digest::of(format!("{graph}{checkpoint}").as_bytes());
-        Ok(Self { code, weights })
+        Ok(Self { code, weights, sources })
     }
 
     /// Code of an earlier compilation, where the store still has all of it.

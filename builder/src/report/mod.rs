@@ -9,6 +9,7 @@ mod table;
 pub use composition::{Composition, LABEL, Library};
 pub use table::render;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -86,6 +87,9 @@ pub struct CompiledReport {
     pub processor: String,
     /// The sizes of batches; none where shapes are static.
     pub rows: Vec<u64>,
+    /// The files that it was compiled of, by their place in the model's folder; not known of reports of earlier builders.
+    #[serde(default)]
+    pub sources: BTreeMap<String, Digest>,
     /// Bytes of the library.
     pub library: u64,
     /// Bytes of the weights.
