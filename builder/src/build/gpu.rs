@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Inputs, PublishedError};
 use crate::fatbin::Sm;
+use crate::image::label;
 use crate::progress::Progress;
 use crate::recipe::{Minimize, Recipe};
 use crate::report::{GpuReport, OnCpu};
@@ -26,13 +27,13 @@ fn architectures(recipe: &Recipe, gpu: &Gpu) -> String {
 /// Labels by which a host can tell beforehand whether it can run the image.
 pub(super) fn labels(recipe: &Recipe, stack: &StackTemplate) -> BTreeMap<String, String> {
     let Some(gpu) = &stack.gpu else { return BTreeMap::new() };
-    let label = |name: &str, value: String| (format!("io.imgbuild.gpu.{name}"), value);
-    BTreeMap::from([
-        label("sm", architectures(recipe, gpu)),
-        label("driver", gpu.driver.clone()),
-        label("cuda", gpu.cuda.clone()),
-        label("provider", gpu.provider.clone()),
-    ])
+    let labels = [
+        (label::SM, architectures(recipe, gpu)),
+        (label::DRIVER, gpu.driver.clone()),
+        (label::CUDA, gpu.cuda.clone()),
+        (label::PROVIDER, gpu.provider.clone()),
+    ];
+    labels.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 /// Options of the server: its provider, and what the rules that left libraries out ask for.

@@ -9,20 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::fatbin::{Sm, SmError};
-use crate::image::{Image, ImageConfig, open_verified};
+use crate::image::{Image, ImageConfig, label, open_verified};
 use crate::layer::{LayerReader, Limits, MemberKind, ReadError};
-
-/// Labels of images for GPUs.
-pub mod label {
-    /// GPU architectures that the image has code for: `sm_75,sm_86`, or `all` that its libraries came with.
-    pub const SM: &str = "io.imgbuild.gpu.sm";
-    /// The lowest major version of the driver: `580`.
-    pub const DRIVER: &str = "io.imgbuild.gpu.driver";
-    /// The version of CUDA that the libraries were built for: `13.0`.
-    pub const CUDA: &str = "io.imgbuild.gpu.cuda";
-    /// What runs the model: `cuda`, `tensorrt` or `nv-tensorrt-rtx`.
-    pub const PROVIDER: &str = "io.imgbuild.gpu.provider";
-}
 
 /// The server's options, in the image.
 const CONFIG: &str = "etc/imgserve/config.json";

@@ -1,10 +1,9 @@
 //! Which image of an index is for a GPU: container engines take the first for the platform, so that it has to be chosen before.
 
 use super::Architectures;
-use super::demands::label;
 use super::examine::runs;
 use crate::fatbin::Sm;
-use crate::image::Image;
+use crate::image::{Image, label};
 use crate::platform::Platform;
 use crate::transport::{Content, gpus_of};
 

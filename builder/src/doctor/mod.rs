@@ -10,7 +10,7 @@ mod nvml;
 #[cfg(test)]
 mod tests;
 
-pub use demands::{Architectures, Demands, DemandsError, GpuDemands, label};
+pub use demands::{Architectures, Demands, DemandsError, GpuDemands};
 pub use entries::{Entry, best, entries};
 pub use examine::examine;
 pub use host::{Driver, Gpu, Host, Toolkit};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::demands::gpu;
-use super::{Demands, Driver, Gpu, GpuDemands, Host, Toolkit, Verdict, examine, label};
+use super::{Demands, Driver, Gpu, GpuDemands, Host, Toolkit, Verdict, examine};
+use crate::image::label;
 
 fn host() -> Host {
     Host {

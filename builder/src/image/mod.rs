@@ -4,6 +4,7 @@ mod artifact;
 mod assemble;
 mod config;
 mod descriptor;
+pub mod label;
 
 pub(crate) use artifact::MemoryBlobs;
 pub use artifact::{Artifact, ArtifactPart};

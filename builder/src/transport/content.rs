@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::error::TransportError;
-use crate::doctor::label;
-use crate::image::{Descriptor, Image, ImageConfig, Index, PlatformFields, media_type};
+use crate::image::{Descriptor, Image, ImageConfig, Index, PlatformFields, label, media_type};
 use crate::platform::Platform;
 
 /// What lies at a place.
