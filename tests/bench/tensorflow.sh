@@ -19,11 +19,11 @@ note "building the images"
 docker push --quiet "$theirs" >/dev/null
 skopeo inspect --raw --tls-verify=false "docker://$theirs" >theirs.json
 unpacked=$(($(docker image inspect --format '{{.Size}}' "$theirs") - $(du -sb resnet50 | cut -f1)))
-variants=(tf-xla tf-xla-off tf-xla-aot)
+variants=(tf-xla tf-xla-auto tf-xla-aot)
 options() {
   case $1 in
     tf-xla) echo --stack tf-xla ;;
-    tf-xla-off) echo --stack tf-xla --xla off ;;
+    tf-xla-auto) echo --stack tf-xla --xla auto ;;
     tf-xla-aot) echo --stack tf-xla-aot --batch 1 ;;
   esac
 }
@@ -59,7 +59,7 @@ for variant in sys.argv[2:]:
 print(f"| Python image | {theirs['unpacked'] / 1e6:.1f} MB | 1.0 | {theirs['compressed'] / 1e6:.1f} MB | 1.0 |")
 PY
   echo
-  echo "From \`docker run\` to the first answer as above, each of ours in turn with the Python image. \`tf-xla-off\` is \`--xla off\`, which is what the Python image does."
+  echo "From \`docker run\` to the first answer as above, each of ours in turn with the Python image. \`tf-xla\` measures whether XLA pays; \`tf-xla-auto\` is \`--xla auto\`. The Python image does without XLA."
   echo
   echo "| | imgbuild | Python image | ratio |"
   echo "|---|--:|--:|--:|"
@@ -87,3 +87,21 @@ for model in basic-pitch resnet50; do
   python3 "$bench/in_turn.py" --requests "$requests" --imgbuild "$imgbuild" "$model" "oci:$model-off:1" "oci:$model-auto:1" | emit
 done
 echo | emit
+note "tf-xla-aot against tf-xla in the embedded runner"
+"$imgbuild" -q coldstart oci:tf-xla-aot:1 --against oci:tf-xla:1 --runner embedded --runs "$repeats" --clients 1 --requests 1 --report aot-cold.json --against-report tf-cold.json >/dev/null
+{
+  echo '`tf-xla-aot` against `tf-xla` by itself: `imgbuild coldstart --against` with the embedded runner, the two in turn, from start to first answer.'
+  echo
+  echo '| page cache | `tf-xla-aot` | `tf-xla` | ratio |'
+  echo "|---|--:|--:|--:|"
+  python3 - <<'PY'
+import json
+columns = [{column["cache"]: column["start_to_first_answer"] for column in json.load(open(file))["columns"]} for file in ("aot-cold.json", "tf-cold.json")]
+for cache in ("warm", "cold"):
+    if cache in columns[0]:
+        ours, other = (column[cache] for column in columns)
+        cells = " | ".join(f"{side['median']:.0f} ms ({min(side['samples']):.0f}–{max(side['samples']):.0f})" for side in (ours, other))
+        print(f"| {cache} (median of {len(ours['samples'])}, spread) | {cells} | {other['median'] / ours['median']:.1f} |")
+PY
+  echo
+} | emit
