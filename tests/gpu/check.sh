@@ -31,14 +31,7 @@ check() {
   mkdir "$root"
   "$imgbuild" build -q "$folder/$model.onnx" --stack "$stack" --report "$folder/$model-$step.json" -o "oci:$image" "$@" >/dev/null 2>"$folder/said" \
     || { cat "$folder/said" >&2; exit 1; }
-  "$python" - "$image" "$root" <<'PYTHON'
-import json, pathlib, subprocess, sys
-image, root = map(pathlib.Path, sys.argv[1:])
-blob = lambda digest: image / "blobs/sha256" / digest.removeprefix("sha256:")
-manifest = json.loads(blob(json.loads((image / "index.json").read_text())["manifests"][0]["digest"]).read_text())
-for layer in manifest["layers"]:
-    subprocess.run(["tar", "--zstd" if layer["mediaType"].endswith("zstd") else "-x", "-xf", blob(layer["digest"]), "-C", root], check=True)
-PYTHON
+  "$python" tests/gpu/unpack.py "$image" "$root"
   local libraries=$root/usr/lib/x86_64-linux-gnu
   # A driver with every function that the image's libraries import of it.
   tests/tools/cuda_stubs.sh "$folder/driver" "$libraries"/lib{cu,onnx}*.so* >/dev/null

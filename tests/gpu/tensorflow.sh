@@ -64,13 +64,10 @@ check() {
   mkdir "$root"
   "$imgbuild" build -q "$folder/resnet50" --stack tf-xla-gpu --report "$folder/$step.json" -o "oci:$image" "$@" >/dev/null 2>"$folder/said" \
     || { cat "$folder/said" >&2; exit 1; }
-  python3 - "$image" "$root" "$folder/config.json" <<'PYTHON'
-import json, pathlib, subprocess, sys
-image, root, config = map(pathlib.Path, sys.argv[1:])
-blob = lambda digest: image / "blobs/sha256" / digest.removeprefix("sha256:")
-manifest = json.loads(blob(json.loads((image / "index.json").read_text())["manifests"][0]["digest"]).read_text())
-for layer in manifest["layers"]:
-    subprocess.run(["tar", "--zstd" if layer["mediaType"].endswith("zstd") else "-x", "-xf", blob(layer["digest"]), "-C", root], check=True)
+  python3 tests/gpu/unpack.py "$image" "$root"
+  python3 - "$root" "$folder/config.json" <<'PYTHON'
+import json, pathlib, sys
+root, config = map(pathlib.Path, sys.argv[1:])
 options = json.loads((root / "etc/imgserve/config.json").read_text())
 config.write_text(json.dumps(options | {"model_path": str(root) + options["model_path"]}))
 PYTHON
